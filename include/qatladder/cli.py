@@ -1,0 +1,335 @@
+"""`qatladder`: the same ladder without a scheduler.
+
+Exit codes: 0 every ladder ships, 1 one does not, 2 one is undecided (and none is no-ship), 3 usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from qatladder import __version__
+from qatladder.errors import BrokenError, QATLadderError
+from qatladder.ladder import LadderResult, Verdict
+
+USAGE = 3
+
+console = Console(stderr=True)
+
+rungs_option = click.option("--rungs", help="Only these rungs, separated by commas, e.g. float,calib.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print what the tools print.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qatladder")
+def app() -> None:
+    """Validate quantised models on NPUs, rung by rung: float, calib, qat, int, hbm, board."""
+
+
+@app.group("zoo")
+def zoo_app() -> None:
+    """Look at the zoo and check its entries."""
+
+
+@app.group("board")
+def board_app() -> None:
+    """Look after the boards of the fleet."""
+
+
+@app.command()
+@rungs_option
+@json_option
+@verbose_option
+def sweep(rungs: str | None, as_json: bool, verbose: bool) -> None:
+    """Validate every model of the zoo on every target."""
+    _climb(None, None, None, rungs, as_json, verbose)
+
+
+@app.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--version", help="Only this version.")
+@click.option("--target", help="Only this target.")
+@rungs_option
+@json_option
+@verbose_option
+def validate(models: Sequence[str], version: str | None, target: str | None, rungs: str | None, as_json: bool, verbose: bool) -> None:
+    """Validate some models, float to board."""
+    _climb(models, version, target, rungs, as_json, verbose)
+
+
+def _climb(models: Sequence[str] | None, version: str | None, target: str | None, rungs: str | None, as_json: bool, verbose: bool) -> None:
+    from qatladder.reports.text import ladder_text, verdict_table
+    from qatladder.validation import finish_ladder, finish_run, new_run_id, plan, run_rung
+
+    ladders = plan(models, version, target, [name.strip() for name in rungs.split(",")] if rungs else None)
+    run_id = new_run_id()
+    log: Callable[[str], None] = (lambda line: console.print(line, markup=False, highlight=False)) if verbose else (lambda line: None)
+    with _virtual_boards(ladders), _progress() as progress:
+        bar = progress.add_task("", total=sum(len(ladder["rungs"]) for ladder in ladders))
+        for ladder in ladders:
+            for rung in ladder["rungs"]:
+                progress.update(bar, description=f"{ladder['label']}  {rung}")
+                run_rung(ladder, rung, run_id, log)
+                progress.advance(bar)
+        progress.update(bar, description="report")
+        results = [finish_ladder(ladder, run_id) for ladder in ladders]
+        summary = finish_run(ladders, run_id)
+    if as_json:
+        print(json.dumps([_flat(result) for result in results], indent=1))
+    else:
+        for result in results:
+            print(ladder_text(result), end="\n\n")
+        print(verdict_table(results))
+        print(f"\nreport: {summary['report_html']}")
+    sys.exit(_exit_code(results))
+
+
+def _flat(result: LadderResult) -> dict[str, Any]:
+    data = result.to_json()
+    keys = ("model", "version", "target", "verdict", "first_failed_check", "why", "run_id", "checks")
+    return {key: data[key] for key in keys}
+
+
+def _exit_code(results: Sequence[LadderResult]) -> int:
+    verdicts = {result.verdict for result in results}
+    for verdict in (Verdict.NO_SHIP, Verdict.UNDECIDED):
+        if verdict in verdicts:
+            return verdict.exit_code
+    return Verdict.SHIP.exit_code
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def _virtual_boards(ladders: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """Serve the virtual boards these ladders need, unless they are served already; stop those that were started here."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.boards.virtual import control
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    fleet = load_fleet(settings.fleet) if any(ladder["board"] for ladder in ladders) else None
+    needed = [fleet.board(name) for name in sorted({ladder["board"] for ladder in ladders} - {""})] if fleet else []
+    started = []
+    try:
+        for board in needed:
+            if board.virtual and settings.vendor and not control.running(board, settings):
+                try:
+                    control.start_background(board, settings)
+                    started.append(board)
+                except BrokenError as error:  # the board rung says so again, and only that rung is broken
+                    console.print(str(error), markup=False)
+        yield
+    finally:
+        for board in started:
+            control.stop(board, settings)
+
+
+@zoo_app.command("list")
+@json_option
+def zoo_list(as_json: bool) -> None:
+    """Models, versions and targets of the zoo."""
+    from qatladder.settings import load_settings
+    from qatladder.zoo import load_zoo
+
+    zoo = load_zoo(load_settings())
+    rows = [
+        {
+            "model": entry.model,
+            "version": entry.version,
+            "target": target.id,
+            "march": target.march,
+            "toolchain": target.toolchain,
+            "file": str(path),
+        }
+        for path, entry in zoo.entries.items()
+        for target in entry.targets
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(f"{row['model']:<24} {row['version']:<8} {row['target']:<12} {row['toolchain']:<10} {Path(row['file']).name}")
+    for problem in zoo.problems:
+        print(problem, file=sys.stderr)
+    if zoo.problems:
+        sys.exit(1)
+
+
+@zoo_app.command("lint")
+@click.argument("models", nargs=-1)
+@json_option
+def zoo_lint(models: Sequence[str], as_json: bool) -> None:
+    """Find the mistakes of entries: fields, files, adapter, shapes, boards."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.errors import ConfigError
+    from qatladder.settings import load_settings
+    from qatladder.zoo import load_zoo
+    from qatladder.zoo.lint import lint_entry
+
+    settings = load_settings()
+    zoo, fleet = load_zoo(settings), load_fleet(settings.fleet)
+    found: dict[str, list[str]] = {}
+    for problem in zoo.problems:
+        found[problem.where.get("file", "zoo")] = str(problem).splitlines()
+    for path, entry in zoo.entries.items():
+        if models and entry.model not in models:
+            continue
+        problems = lint_entry(zoo, entry)
+        for target in entry.targets:
+            try:
+                fleet.boards_for(target.march, target.boards)
+            except ConfigError as error:
+                problems.append(f"targets.{target.id}: {' '.join(str(error).split())}")
+        found[str(path)] = problems
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for file, problems in found.items():
+            print(f"{Path(file).name}: {'ok' if not problems else ''}")
+            for text in problems:
+                print(f"  {text}")
+    sys.exit(1 if any(found.values()) else 0)
+
+
+@zoo_app.command("schema")
+def zoo_schema() -> None:
+    """The JSON schema of a zoo entry, for editors."""
+    from qatladder.zoo.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+@board_app.command("list")
+@json_option
+def board_list(as_json: bool) -> None:
+    """The boards of the fleet."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.settings import load_settings
+
+    boards = load_fleet(load_settings().fleet).boards
+    if as_json:
+        print(json.dumps([board.model_dump(mode="json") for board in boards], indent=1))
+        return
+    for board in boards:
+        host, port = board.address
+        print(f"{board.name:<16} {board.march:<12} {host}:{port}{'  virtual' if board.virtual else ''}")
+
+
+@board_app.command("check")
+@click.argument("names", nargs=-1)
+@json_option
+def board_check(names: Sequence[str], as_json: bool) -> None:
+    """Ask boards whether they are fit: reachable, right tool, space, load, clock. Exit code 2 when one is not."""
+    from dataclasses import asdict
+
+    from qatladder.boards.device import Board
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.settings import load_settings
+    from qatladder.validation.onboard import unfit
+
+    fleet = load_fleet(load_settings().fleet)
+    answers: dict[str, Any] = {}
+    for spec in [fleet.board(name) for name in names] or fleet.boards:
+        try:
+            with Board(spec) as board:
+                health = board.health()
+            answers[spec.name] = {"problems": unfit(health, spec.march), **asdict(health)}
+        except BrokenError as error:
+            answers[spec.name] = {"problems": [str(error)], "kind": error.kind}
+    if as_json:
+        print(json.dumps(answers, indent=1))
+    else:
+        for name, answer in answers.items():
+            print(f"{name}: {'fit' if not answer['problems'] else 'not fit'}")
+            for key, value in answer.items():
+                if key != "problems":
+                    print(f"  {key}: {value}")
+            for problem in answer["problems"]:
+                print("  " + problem.replace("\n", "\n  "))
+    sys.exit(2 if any(answer["problems"] for answer in answers.values()) else 0)
+
+
+@board_app.command("start")
+@click.argument("names", nargs=-1)
+def board_start(names: Sequence[str]) -> None:
+    """Start virtual boards in the background."""
+    _virtual("start", names)
+
+
+@board_app.command("stop")
+@click.argument("names", nargs=-1)
+def board_stop(names: Sequence[str]) -> None:
+    """Stop virtual boards."""
+    _virtual("stop", names)
+
+
+def _virtual(action: str, names: Sequence[str]) -> None:
+    from qatladder.boards.virtual.__main__ import main as virtual
+
+    sys.exit(virtual([action, *names]))
+
+
+@app.command()
+@click.argument("run", required=False)
+@click.option("--list", "list_runs", is_flag=True, help="List the runs.")
+@json_option
+def report(run: str | None, list_runs: bool, as_json: bool) -> None:
+    """Show the report of a run; of the latest whole run when none is named."""
+    from qatladder.errors import ConfigError
+    from qatladder.evidence import open_store
+    from qatladder.reports.text import ladder_text, verdict_table
+    from qatladder.settings import load_settings
+
+    store = open_store(load_settings())
+    runs = store.runs()
+    if list_runs:
+        print("\n".join(runs))
+        return
+    if not runs:
+        raise ConfigError("there is no run to report", next_step="`qatladder sweep` or `make sweep`")
+    run = run or max(runs, key=lambda name: json.loads(store.read_run_file(name, "manifest.json"))["finished"])
+    try:
+        data = json.loads(store.read_run_file(run, "report.json"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such run", found=run, next_step="`qatladder report --list` shows the runs") from None
+    results = [LadderResult.from_json(item) for item in data["ladders"]]
+    if as_json:
+        print(json.dumps([_flat(result) for result in results], indent=1))
+        return
+    for result in results:
+        print(ladder_text(result), end="\n\n")
+    print(verdict_table(results))
+    print(f"\nreport: {store.run_uri(run, 'report.html')}")
+
+
+def main() -> None:
+    """Entry point: turns errors into messages and exit codes."""
+    try:
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USAGE)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except QATLadderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""The object store: a folder by default, S3 by configuration.
+
+    objects/ab/abcdef....npy          a file by the sha256 of its bytes; written once, verified when read
+    runs/<run>/<ladder>/<rung>.json   what a rung answered
+    runs/<run>/report.html, report.json
+    runs/<run>/manifest.json          written last: a run without it is not whole
+
+Everything is written to a temporary name and moved into place (S3 writes are atomic by themselves), so an interrupted
+write is never taken for a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qatladder.errors import BrokenError, ConfigError
+from qatladder.ladder import Evidence
+from qatladder.settings import Settings
+
+_SAFE = re.compile(r"[^A-Za-z0-9_.+=:@-]")
+
+
+def safe_name(text: str) -> str:
+    """A run id, label or file name as one path component; never empty, never starting with a dot."""
+    return _SAFE.sub("_", text).lstrip(".") or "_"
+
+
+def sha256_file(path: Path) -> tuple[str, int]:
+    """Hex digest and size of a file, streamed."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+class Store(ABC):
+    """Content-addressed evidence plus the named files of runs."""
+
+    # Four primitives a backend implements; keys are relative, with forward slashes.
+
+    @abstractmethod
+    def uri(self, key: str) -> str:
+        """Where a key is, for people and links."""
+
+    @abstractmethod
+    def _exists(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def _upload(self, key: str, path: Path) -> None: ...
+
+    @abstractmethod
+    def _download(self, key: str, path: Path) -> None:
+        """Write the object to `path`; raises FileNotFoundError."""
+
+    @abstractmethod
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below a prefix that ends with a slash."""
+
+    def put(self, path: Path, name: str | None = None) -> Evidence:
+        """Store a file by its content. Storing the same bytes again costs only the hash."""
+        name = name or path.name
+        digest, size = sha256_file(path)
+        key = self._object_key(digest, name)
+        if not self._exists(key):
+            self._upload(key, path)
+        return Evidence(name=name, sha256=digest, size=size, uri=self.uri(key))
+
+    def put_bytes(self, data: bytes, name: str) -> Evidence:
+        with tempfile.NamedTemporaryFile(prefix="qatladder-") as file:
+            file.write(data)
+            file.flush()
+            return self.put(Path(file.name), name)
+
+    def put_json(self, data: Any, name: str) -> Evidence:
+        return self.put_bytes(json.dumps(data, indent=1, sort_keys=True).encode(), name)
+
+    def fetch(self, evidence: Evidence, path: Path) -> Path:
+        """Bring an object to a local file and verify its hash.
+
+        Raises:
+            BrokenError: it is missing from the store, or its bytes are not what was stored.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        key = self._object_key(evidence.sha256, evidence.name)
+        try:
+            self._download(key, temporary)
+        except FileNotFoundError:
+            raise BrokenError(
+                "the evidence is not in the object store",
+                kind="store",
+                name=evidence.name,
+                uri=evidence.uri,
+                next_step="check that all workers use the same QATLADDER_STORE; run the rung again",
+            ) from None
+        digest, size = sha256_file(temporary)
+        if digest != evidence.sha256:
+            temporary.unlink()
+            raise BrokenError(
+                "the object's bytes are not what was stored",
+                kind="store",
+                uri=evidence.uri,
+                expected=f"sha256 {evidence.sha256}, {evidence.size} bytes",
+                found=f"sha256 {digest}, {size} bytes",
+                next_step="the storage is damaged or was tampered with; delete the object and run again",
+            )
+        temporary.replace(path)
+        return path
+
+    def write_run_file(self, run_id: str, name: str, data: bytes) -> str:
+        """Write a named file of a run, replacing an older one; returns its URI."""
+        key = self._run_key(run_id, name)
+        with tempfile.NamedTemporaryFile(prefix="qatladder-") as file:
+            file.write(data)
+            file.flush()
+            self._upload(key, Path(file.name))
+        return self.uri(key)
+
+    def read_run_file(self, run_id: str, name: str) -> bytes:
+        """The bytes of a named file of a run; raises FileNotFoundError."""
+        with tempfile.TemporaryDirectory(prefix="qatladder-") as folder:
+            path = Path(folder) / "file"
+            self._download(self._run_key(run_id, name), path)
+            return path.read_bytes()
+
+    def run_uri(self, run_id: str, name: str) -> str:
+        return self.uri(self._run_key(run_id, name))
+
+    def runs(self) -> list[str]:
+        """Names of the whole runs (those with a manifest), oldest name first."""
+        return sorted({key.split("/")[1] for key in self.keys("runs/") if key.endswith("/manifest.json") and key.count("/") == 2})
+
+    @staticmethod
+    def _object_key(digest: str, name: str) -> str:
+        suffix = Path(name).suffix
+        return f"objects/{digest[:2]}/{digest}" + (f".{safe_name(suffix)}" if suffix else "")
+
+    @staticmethod
+    def _run_key(run_id: str, name: str) -> str:
+        return "/".join(["runs", safe_name(run_id), *(safe_name(part) for part in name.split("/"))])
+
+
+class FolderStore(Store):
+    """The object store as a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def uri(self, key: str) -> str:
+        return (self.root / key).as_uri()
+
+    def _exists(self, key: str) -> bool:
+        return (self.root / key).is_file()
+
+    def _upload(self, key: str, path: Path) -> None:
+        target = self.root / key
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+            try:
+                with os.fdopen(handle, "wb") as out, path.open("rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.chmod(temporary, 0o644)  # noqa: PTH101
+                os.replace(temporary, target)  # noqa: PTH105
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise BrokenError(
+                "the object store cannot be written",
+                kind="store",
+                file=target,
+                found=error,
+                next_step="free space, or correct QATLADDER_STORE",
+            ) from error
+
+    def _download(self, key: str, path: Path) -> None:
+        shutil.copyfile(self.root / key, path)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        for path in sorted((self.root / prefix).rglob("*")):
+            if path.is_file() and not path.name.startswith(".part-"):
+                yield path.relative_to(self.root).as_posix()
+
+
+class S3Store(Store):
+    """The object store as an S3 bucket and prefix (boto3; credentials from boto3's usual chain)."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            config=Config(retries={"max_attempts": 5, "mode": "standard"}, connect_timeout=10, read_timeout=60),
+        )
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self._key(key)}"
+
+    def _exists(self, key: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.head_object(Bucket=self.bucket, Key=self._key(key))
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                return False
+            raise self._broken(key, error) from error
+        except Exception as error:
+            raise self._broken(key, error) from error
+        return True
+
+    def _upload(self, key: str, path: Path) -> None:
+        try:
+            self._client.upload_file(str(path), self.bucket, self._key(key))
+        except Exception as error:
+            raise self._broken(key, error) from error
+
+    def _download(self, key: str, path: Path) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.download_file(self.bucket, self._key(key), str(path))
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                raise FileNotFoundError(self.uri(key)) from error
+            raise self._broken(key, error) from error
+        except Exception as error:
+            raise self._broken(key, error) from error
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        start = len(self._key(""))
+        try:
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix)):
+                for item in page.get("Contents", []):
+                    yield item["Key"][start:]
+        except Exception as error:
+            raise self._broken(prefix, error) from error
+
+    def _broken(self, key: str, error: Exception) -> BrokenError:
+        return BrokenError(
+            "the S3 object store did not answer as it should",
+            kind="store",
+            uri=self.uri(key),
+            found=error,
+            next_step="check endpoint, bucket and credentials (QATLADDER_STORE, QATLADDER_S3_ENDPOINT, AWS_*)",
+        )
+
+
+def open_store(settings: Settings) -> Store:
+    """The configured store."""
+    if settings.store.startswith("s3://"):
+        bucket, _, prefix = settings.store[len("s3://") :].partition("/")
+        if not bucket:
+            raise ConfigError(
+                "the store names no bucket", found=settings.store, expected="s3://bucket/prefix", next_step="set QATLADDER_STORE"
+            )
+        return S3Store(bucket, prefix, settings.s3_endpoint)
+    return FolderStore(Path(settings.store).expanduser())

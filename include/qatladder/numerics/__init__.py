@@ -1,0 +1,1 @@
+"""Tensors: input types, colour, quantise, pad, compare. numpy only, Python 3.8 and later."""

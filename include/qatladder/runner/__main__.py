@@ -1,0 +1,81 @@
+"""`python -m qatladder.runner JOB.json`: run one job and write `result.json` beside it.
+
+Job file:    {"protocol": 1, "call": "package.module:function", "args": {...}}
+Result file: {"protocol": 1, "ok": true, "value": ..., "seconds": ..., "environment": {...}}
+         or  {"protocol": 1, "ok": false, "error": {"type", "message", "next_step", "where", "traceback"}, ...}
+
+The result file is written last and atomically: its absence means the process died. What the job prints is its log.
+Only functions of `qatladder` can be called; tensors travel as .npy files named in args and value.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Dict
+
+PROTOCOL = 1
+
+_PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "hmct", "hbdk", "horizon_tc_ui", "horizon_plugin_pytorch", "great_expectations")
+
+
+def environment() -> Dict[str, str]:
+    """Interpreter and versions of the packages that were imported by the job."""
+    found = {"python": platform.python_version(), "executable": sys.executable, "machine": platform.machine()}
+    for name in _PACKAGES:
+        module = sys.modules.get(name)
+        version = getattr(module, "__version__", None)
+        if version is not None:
+            found[name] = str(version)
+    return found
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the whole file or none of it."""
+    temporary = path.with_name(path.name + ".part")
+    with open(str(temporary), "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(str(temporary), str(path))
+
+
+def main(job_file: str) -> int:
+    path = Path(job_file)
+    started = time.time()
+    result: Dict[str, Any] = {"protocol": PROTOCOL, "ok": False}
+    try:
+        job = json.loads(path.read_text(encoding="utf-8"))
+        if job.get("protocol") != PROTOCOL:
+            raise ValueError("job protocol {} where this runner speaks {}".format(job.get("protocol"), PROTOCOL))
+        module_name, _, function_name = job["call"].partition(":")
+        if not module_name.startswith("qatladder."):
+            raise ValueError("only functions of qatladder can be called, not {!r}".format(job["call"]))
+        function = getattr(importlib.import_module(module_name), function_name)
+        result["value"] = function(**job["args"])
+        result["ok"] = True
+    except Exception as error:
+        result["error"] = {
+            "type": type(error).__name__,
+            "message": getattr(error, "message", None) or str(error) or type(error).__name__,
+            "next_step": getattr(error, "next_step", ""),
+            "where": getattr(error, "where", {}),
+            "kind": getattr(error, "kind", ""),
+            "traceback": traceback.format_exc(),
+        }
+        sys.stdout.flush()
+        traceback.print_exc()
+    result["seconds"] = round(time.time() - started, 3)
+    result["environment"] = environment()
+    write_json(path.parent / "result.json", result)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,181 @@
+"""The jobs a model's environment runs: export samples, preprocess, infer, evaluate, score.
+
+All arrays are .npy, samples along axis 0, in the order of `Adapter.samples`. Every function is called through
+`qatladder.runner.client.run_job` and returns plain JSON data.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from qatladder.errors import ArtifactError, RunnerError
+from qatladder.runner.__main__ import write_json
+from qatladder.runner.adapter import Adapter, Tensors, load_adapter
+
+
+def export_samples(adapter: str, options: Dict[str, Any], split: str, limit: Optional[int], out: str) -> Dict[str, Any]:
+    """Write the raw samples of a split: `<input>.npy` ([N, ...], dtype as delivered) and `targets.json`."""
+    model = load_adapter(adapter, options)
+    inputs: Dict[str, List[np.ndarray]] = {}
+    targets: List[Any] = []
+    for sample in model.samples(split, limit):
+        for name, array in sample.inputs.items():
+            inputs.setdefault(name, []).append(np.asarray(array))
+        targets.append(sample.target)
+    if not targets:
+        raise RunnerError("the adapter yielded no sample", split=split, next_step="check `samples` of the adapter")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, arrays in inputs.items():
+        shapes = {array.shape for array in arrays}
+        if len(shapes) != 1:
+            raise RunnerError(
+                "samples of one input differ in shape",
+                input=name,
+                found=sorted(shapes),
+                next_step="resize to the model's input size in `samples`: no later rung resizes",
+            )
+        np.save(str(folder / (name + ".npy")), np.stack(arrays))
+    write_json(folder / "targets.json", targets)
+    return {
+        "count": len(targets),
+        "inputs": {name: str(folder / (name + ".npy")) for name in inputs},
+        "targets": str(folder / "targets.json"),
+    }
+
+
+def preprocess(adapter: str, options: Dict[str, Any], inputs: Dict[str, str], out: str) -> Dict[str, Any]:
+    """Apply the adapter's own preprocessing to raw inputs: [N, ...] .npy in, float32 [N, ...] .npy out."""
+    model = load_adapter(adapter, options)
+    raw = _open(inputs)
+    outputs = [model.preprocess({name: array[index] for name, array in raw.items()}) for index in range(_count(raw))]
+    return {"tensors": _save(_concatenate(outputs), Path(out))}
+
+
+def infer(adapter: str, options: Dict[str, Any], rung: str, artifact: str, tensors: Dict[str, str], out: str) -> Dict[str, Any]:
+    """Run a float, calib or qat model on ready float32 tensors ([N, ...] .npy): [N, ...] .npy out per model output."""
+    adapted = load_adapter(adapter, options)
+    model = _load(adapted, rung, artifact)
+    ready = _open(tensors)
+    outputs = []
+    for start in range(0, _count(ready), adapted.batch):
+        outputs.append(_float32(model({name: np.ascontiguousarray(array[start : start + adapted.batch]) for name, array in ready.items()})))
+    return {"tensors": _save(_concatenate(outputs), Path(out))}
+
+
+def evaluate(adapter: str, options: Dict[str, Any], rung: str, artifact: str, split: str, limit: Optional[int], out: str) -> Dict[str, Any]:
+    """Samples to metric in one process: the float, calib and qat rungs.
+
+    Writes `predictions.json`. Returns `metrics`, `metric` (the primary one's name), `count`, output ranges and timing.
+    """
+    adapted = load_adapter(adapter, options)
+    model = _load(adapted, rung, artifact)
+    predictions: List[Any] = []
+    targets: List[Any] = []
+    ranges: Dict[str, List[float]] = {}
+    pending: List[Tensors] = []
+    spent = 0.0
+
+    def flush() -> None:
+        nonlocal spent
+        if not pending:
+            return
+        started = time.perf_counter()
+        outputs = _float32(model(_concatenate(pending)))
+        spent += time.perf_counter() - started
+        for name, array in outputs.items():
+            if not np.isfinite(array).all():
+                raise RunnerError(
+                    "the model's output is not finite",
+                    rung=rung,
+                    output=name,
+                    next_step="evaluate the checkpoint on its own; look for overflow in training",
+                )
+            low, high = ranges.get(name, [np.inf, -np.inf])
+            ranges[name] = [min(low, float(array.min())), max(high, float(array.max()))]
+        for index in range(len(pending)):
+            predictions.append(adapted.postprocess({name: array[index : index + 1] for name, array in outputs.items()}))
+        pending.clear()
+
+    for sample in adapted.samples(split, limit):
+        pending.append(adapted.preprocess(sample.inputs))
+        targets.append(sample.target)
+        if len(pending) == adapted.batch:
+            flush()
+    flush()
+    return _scored(adapted, predictions, targets, Path(out), {"output_ranges": ranges, "inference_seconds": round(spent, 3)})
+
+
+def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], targets: str, out: str) -> Dict[str, Any]:
+    """Judge output tensors another rung produced ([N, ...] float32 .npy) with the same postprocess and metric."""
+    adapted = load_adapter(adapter, options)
+    arrays = _open(outputs)
+    truth = json.loads(Path(targets).read_text(encoding="utf-8"))
+    count = _count(arrays)
+    if count > len(truth):
+        raise RunnerError("more outputs than targets", expected=len(truth), found=count)
+    predictions = [
+        adapted.postprocess({name: np.ascontiguousarray(array[index : index + 1]) for name, array in arrays.items()})
+        for index in range(count)
+    ]
+    return _scored(adapted, predictions, truth[:count], Path(out), {})
+
+
+def _scored(adapter: Adapter, predictions: List[Any], targets: List[Any], out: Path, extra: Dict[str, Any]) -> Dict[str, Any]:
+    if not predictions:
+        raise RunnerError("no sample was evaluated", next_step="check `samples` of the adapter")
+    metrics = {name: float(value) for name, value in adapter.score(predictions, targets).items()}
+    if adapter.metric not in metrics:
+        raise RunnerError("score() does not return the adapter's primary metric", expected=adapter.metric, found=sorted(metrics))
+    if not np.isfinite(metrics[adapter.metric]):
+        raise RunnerError("the primary metric is not finite", metric=adapter.metric, found=metrics[adapter.metric])
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "predictions.json", predictions)
+    result = {"metric": adapter.metric, "metrics": metrics, "count": len(predictions), "predictions": str(out / "predictions.json")}
+    result.update(extra)
+    return result
+
+
+def _load(adapter: Adapter, rung: str, artifact: str) -> Any:
+    path = Path(artifact)
+    if not path.exists():
+        raise ArtifactError(
+            "the artifact does not exist",
+            rung=rung,
+            file=path,
+            next_step="train or export it (the sample zoo: make zoo), or correct `artifacts` in the zoo entry",
+        )
+    return adapter.load(rung, path)
+
+
+def _open(files: Dict[str, str]) -> Tensors:
+    return {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in files.items()}
+
+
+def _count(arrays: Tensors) -> int:
+    counts = {array.shape[0] for array in arrays.values()}
+    if len(counts) != 1:
+        raise RunnerError("the tensors hold different numbers of samples", found={name: array.shape for name, array in arrays.items()})
+    return int(counts.pop())
+
+
+def _float32(outputs: Tensors) -> Tensors:
+    return {name: np.asarray(array, dtype=np.float32) for name, array in outputs.items()}
+
+
+def _concatenate(batches: List[Tensors]) -> Tensors:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _save(arrays: Tensors, folder: Path) -> Dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for index, (name, array) in enumerate(arrays.items()):
+        files[name] = str(folder / "{}.npy".format(index))
+        np.save(files[name], array)
+    return files

@@ -1,0 +1,55 @@
+"""Where things are: the data folder, the vendor environment, the object store. Read from the environment once, here.
+
+QATLADDER_HOME           data folder (evidence, trained zoo, work files); default: <project>/var
+QATLADDER_ZOO            zoo folder; default: <project>/include/zoo
+QATLADDER_FLEET          fleet file; default: <zoo>/fleet.yaml
+QATLADDER_STORE          object store: a folder or s3://bucket/prefix; default: <home>/evidence
+QATLADDER_S3_ENDPOINT    endpoint of an S3-compatible server, when the store is s3://
+QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
+QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
+QATLADDER_ALERTS         comma-separated apprise URLs; default: a file in <home>/alerts
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved settings; see the module's docstring."""
+
+    home: Path
+    zoo: Path
+    fleet: Path
+    store: str
+    s3_endpoint: str | None
+    vendor: bool
+    vendor_python: Path
+    alerts: tuple[str, ...]
+
+    @property
+    def work(self) -> Path:
+        """Scratch files of running rungs; safe to delete when nothing runs."""
+        return self.home / "work"
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment."""
+    get = os.environ.get
+    home = Path(get("QATLADDER_HOME") or PROJECT / "var").expanduser().resolve()
+    zoo = Path(get("QATLADDER_ZOO") or PROJECT / "include" / "zoo").expanduser().resolve()
+    return Settings(
+        home=home,
+        zoo=zoo,
+        fleet=Path(get("QATLADDER_FLEET") or zoo / "fleet.yaml").expanduser().resolve(),
+        store=get("QATLADDER_STORE") or str(home / "evidence"),
+        s3_endpoint=get("QATLADDER_S3_ENDPOINT") or None,
+        vendor=get("QATLADDER_VENDOR", "1") != "0",
+        vendor_python=Path(get("QATLADDER_VENDOR_PYTHON") or PROJECT / ".venv-vendor" / "bin" / "python").expanduser(),
+        alerts=tuple(url.strip() for url in get("QATLADDER_ALERTS", "").split(",") if url.strip()),
+    )

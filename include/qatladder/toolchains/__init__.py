@@ -1,0 +1,1 @@
+"""Toolchains: what turns an exported qat model into int and hbm, one module each, one interface (`base.Toolchain`)."""

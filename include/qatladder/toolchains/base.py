@@ -1,0 +1,179 @@
+"""The interface every toolchain offers to the ladder, and the plain data it speaks.
+
+Paths are local files; the ladder moves them through the object store between rungs. Everything here survives JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from qatladder.zoo.schema import Entry, Target
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input or output of an hbm as the compiler states it; shapes and strides have one item per axis, outermost first.
+
+    Attributes:
+        name: feature name inside the hbm.
+        dtype: numpy name: int8, uint8, int16, int32, float32.
+        valid_shape: logical shape.
+        aligned_shape: shape with padding.
+        stride: bytes from one element to the next along each axis.
+        byte_size: bytes the padded tensor occupies.
+        source: pyramid, resizer or ddr for an input; empty for an output.
+    """
+
+    name: str
+    dtype: str
+    valid_shape: tuple[int, ...]
+    aligned_shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    byte_size: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class IntInput:
+    """One input of the int model: the ONNX input, and how its integers are made.
+
+    Attributes:
+        name: ONNX input name.
+        dtype: int8 for an image (intermediate type, value - 128), float32 for a featuremap.
+        shape: as the ONNX declares it.
+        scale: scale of the quantise node behind a featuremap input (None for an image).
+        raw_name: tensor that holds the integers the hbm is fed (the input itself for an image).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: tuple[float, ...] | None
+    raw_name: str
+
+
+@dataclass(frozen=True)
+class IntOutput:
+    """One output of the int model and the integers behind it.
+
+    Attributes:
+        name: ONNX output name, as the adapter knows it.
+        shape: as the ONNX declares it.
+        raw_name: the integer tensor that leaves the BPU; equals the hbm's output feature name.
+        raw_dtype: numpy name of its integers.
+        raw_shape: its shape.
+        scale: dequantisation scale(s); empty when the output is not dequantised.
+        axis: axis of `scale` in `raw_shape`; -1 for a per-tensor scale.
+        tail: types of the CPU operators between the dequantised tensor and the output, in order (`Reshape`, `Softmax`, ...).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    raw_name: str
+    raw_dtype: str
+    raw_shape: tuple[int, ...]
+    scale: tuple[float, ...]
+    axis: int
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class IntModel:
+    """What `describe_int` reads from the int ONNX itself."""
+
+    inputs: tuple[IntInput, ...]
+    outputs: tuple[IntOutput, ...]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` built.
+
+    Attributes:
+        products: files by role: `int` (quantized ONNX), `hbm`, `bin`, `hbir` (when kept), `config`, `log`, `perf_json`, `perf_html`.
+        identity: sha256 that repeats for equal input (of the int ONNX: hbm and bin embed paths and never repeat).
+        versions: tool name to version.
+    """
+
+    products: dict[str, Path]
+    identity: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What the compiler says of the hbm. Estimates of the compiler, not measurements.
+
+    Attributes:
+        march: as the hbm states it, in the words of the zoo schema.
+        latency_ms, fps, ddr_mb: per frame; MB = 10**6 bytes.
+        size_mb: size of the hbm file.
+        operators: operators of the int model by where they run: {"bpu": n, "cpu": n, "rim": n}; `rim` are the quantise, dequantise and
+            layout operators outside the hbm, which compute nothing.
+        cpu_operators: names and types of those that fell back to the CPU (input quantise / output dequantise aside).
+        layers: the compiler's per-layer table: [{"layer", "ops", "output_shape", "aligned_shape", "compute_us", "load_store_us", "active"}];
+            a time is 0.0 where the compiler says "<1 us".
+        inputs, outputs: the hbm's features.
+        versions: compiler and runtime version the hbm was built with.
+        problems: what the op-support checker refused, one line each; empty when it takes everything.
+    """
+
+    march: str
+    latency_ms: float
+    fps: float
+    ddr_mb: float
+    size_mb: float
+    operators: dict[str, int]
+    cpu_operators: tuple[str, ...]
+    layers: tuple[dict[str, Any], ...]
+    inputs: tuple[Feature, ...]
+    outputs: tuple[Feature, ...]
+    versions: dict[str, str]
+    problems: tuple[str, ...] = field(default=())
+
+
+class Toolchain(Protocol):
+    """One vendor toolchain. Every method runs its tools in their own environment, never in this process."""
+
+    name: str
+
+    def unavailable(self) -> str:
+        """Why the toolchain cannot be used on this machine; empty when it can."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the installed tools."""
+
+    def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log) -> Conversion:
+        """Exported QDQ ONNX to int ONNX and hbm, in `folder`.
+
+        Raises:
+            ToolchainError: the toolchain refuses the model, or would build something else than was asked.
+            BrokenError: the tool died or is not there.
+        """
+
+    def describe_int(self, int_model: Path, folder: Path) -> IntModel:
+        """Inputs, outputs, scales and raw tensors of an int ONNX."""
+
+    def run_int(self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log) -> dict[str, Path]:
+        """Run the int model on [N, ...] .npy inputs (by input name; each sample without the batch axis of 1).
+
+        Returns:
+            [N, ...] .npy per output name (float32, dequantised); with `raw` also per `raw_name` of inputs and outputs (integers).
+        """
+
+    def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
+        """Check and describe a compiled model."""
+
+    def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
+        """Run the hbm on the vendor's simulator, sample by sample.
+
+        Args:
+            inputs: per hbm input feature one raw file per sample: nv12/gray bytes for pyramid; valid (unpadded) integers for ddr.
+        Returns:
+            [N, ...] .npy of raw integers (valid shape without its batch axis of 1) per hbm output feature.
+        """

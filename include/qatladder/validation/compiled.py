@@ -1,0 +1,251 @@
+"""The hbm rung: what the compiler says, what the board will be fed, and bit-exactness on the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qatladder.errors import ArtifactError, BrokenError
+from qatladder.ladder import CheckResult, Rung, RungResult
+from qatladder.ladder.checks import checks_of
+from qatladder.numerics.compare import Comparison, compare, fingerprint
+from qatladder.numerics.contract import quantize
+from qatladder.numerics.strided import pad, unpad
+from qatladder.toolchains.base import CompileReport, Feature
+from qatladder.validation.ask import Answer, Skip, ask
+from qatladder.validation.context import Context
+from qatladder.validation.samples import contract_of
+
+MARCH_LIMITS = ("max_latency_ms", "min_fps", "max_ddr_mb", "max_size_mb")
+
+
+def validate(context: Context) -> list[CheckResult]:
+    reason = context.toolchain.unavailable()
+    built = None if reason else context.int_result
+    if built is None or "hbm" not in built.products:
+        reason = reason or "there is no compiled model: the int rung left none in this run"
+        return [ask(context, check.id, partial(_skip, reason)) for check in checks_of(Rung.HBM)]
+    work = _Work(context, built)
+    results = [ask(context, "hbm.compile", work.compile)]
+    if work.report is None:
+        reason = f"the compiled model cannot be read (hbm.compile {results[0].status})"
+        return results + [ask(context, check, partial(_skip, reason)) for check in ("hbm.input", "hbm.bit_exact")]
+    results.append(ask(context, "hbm.input", work.input))
+    results.append(ask(context, "hbm.bit_exact", work.bit_exact))
+    return results
+
+
+def _skip(reason: str) -> Answer:
+    raise Skip(reason)
+
+
+class _Work:
+    """The hbm rung's steps, each using what the one before it left."""
+
+    def __init__(self, context: Context, built: RungResult) -> None:
+        self.context = context
+        self.built = built
+        self.report: CompileReport | None = None
+        self.files: dict[str, list[Path]] = {}
+
+    def compile(self) -> Answer:
+        context, gate = self.context, self.context.target.perf
+        self.hbm = context.fetch(self.built, "hbm")
+        hbir = context.fetch(self.built, "hbir") if "hbir" in self.built.products else None
+        report = context.toolchain.compile_report(context.fetch(self.built, "int"), self.hbm, hbir, context.folder / "report", context.log)
+        self.report = report
+        context.facts["compile"] = asdict(report)
+        context.facts["hbm_sha256"] = self.built.products["hbm"].sha256
+        problems = list(report.problems)
+        if report.march != context.target.march:
+            problems.append(f"the hbm is compiled for {report.march}, the target is {context.target.march}")
+        if len(report.cpu_operators) > gate.max_cpu_ops:
+            problems.append(f"{len(report.cpu_operators)} operator(s) on the CPU: {', '.join(report.cpu_operators)}")
+        limits = []
+        for key in MARCH_LIMITS:
+            limit = getattr(gate, key)
+            if limit is None:
+                continue
+            bound, name = key.split("_", 1)
+            value = getattr(report, name)
+            limits.append(f"{name} {'<=' if bound == 'max' else '>='} {limit:g}")
+            if (value > limit) if bound == "max" else (value < limit):
+                problems.append(f"{name} {value:g} misses {limits[-1]}")
+        where = report.operators
+        evidence = [self.built.products[role] for role in ("hbm", "perf_html", "perf_json", "log") if role in self.built.products]
+        return Answer(
+            not problems,
+            f"{where.get('bpu', 0)} operators on the BPU, {where.get('cpu', 0)} on the CPU; estimated latency {report.latency_ms:g} ms, "
+            f"{report.fps:.0f} FPS, DDR {report.ddr_mb:.3f} MB per frame, size {report.size_mb:.3f} MB",
+            "; ".join([f"every operator accepted, at most {gate.max_cpu_ops} on the CPU", f"march {context.target.march}", *limits]),
+            reason="; ".join(problems),
+            values={key: getattr(report, key) for key in ("latency_ms", "fps", "ddr_mb", "size_mb")},
+            evidence=evidence,
+        )
+
+    def input(self) -> Answer:
+        """Read back the very bytes that go to the simulator and the board and derive the int model's input from them."""
+        context = self.context
+        assert self.report is not None
+        described = {item["name"]: item for item in self.built.facts["int_model"]["inputs"]}
+        problems, texts = [], []
+        values: dict[str, Any] = {}
+        for index, spec in enumerate(context.entry.inputs):
+            item = described[spec.name]
+            feature = feature_of(self.report.inputs, item["raw_name"], index)
+            if feature.source != spec.source:
+                problems.append(f"{spec.name}: the hbm reads it from {feature.source}, the entry declares {spec.source}")
+            raw = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))[: context.entry.samples.probe]
+            if spec.is_image:
+                frames = np.load(context.fetch(self.built, f"runtime/{spec.name}"))
+                files = write_frames(frames, context.folder / "runtime", spec.name, spec.type_rt)
+                read = np.stack([np.fromfile(path, np.uint8).reshape(frames.shape[1:]) for path in files[: len(raw)]])
+                derived = contract_of(spec).intermediate(read).reshape(raw.shape)
+                how = f"{spec.type_rt} {frames[0].nbytes} bytes -> {contract_of(spec).intermediate_type}"
+                board_files = files
+            else:
+                fed = np.load(context.fetch(self.built, f"fed/{spec.name}"))
+                integers = quantize(fed, item["scale"], "half_even", bits=8 * np.dtype(feature.dtype).itemsize, axis=1)
+                arranged = arrange(integers, feature)
+                padded = [pad(sample, feature.stride[1:], feature.byte_size, spec.name) for sample in arranged]
+                files = _write(arranged, context.folder / "valid", spec.name)
+                board_files = _write(padded, context.folder / "runtime", spec.name)
+                back = [
+                    unpad(path.read_bytes(), feature.dtype, feature.valid_shape[1:], feature.stride[1:], feature.byte_size, spec.name)
+                    for path in board_files[: len(raw)]
+                ]
+                derived = restore(np.stack(back), raw.shape)
+                how = f"quantised by {item['scale'][0]:.6g} (half to even), padded {list(feature.valid_shape)} -> {feature.byte_size} bytes"
+            self.files[feature.name] = files
+            bundle = np.stack([np.fromfile(path, np.uint8) for path in board_files])
+            bundle_file = context.folder / f"{spec.name}.board.npy"
+            np.save(bundle_file, bundle)
+            context.keep(f"board/{spec.name}", bundle_file, "board.npy")
+            found = compare(raw, derived, spec.name)
+            texts.append(f"{spec.name}: {how}: {found.mismatches} of {found.count} integers differ")
+            values[spec.name] = found.to_json()
+            if not found:
+                mark = fingerprint(raw, derived)
+                problems.append(f"{spec.name}: the runtime bytes are not the int model's input ({mark.cause}; {where_first(found)})")
+        return Answer(
+            not problems,
+            "; ".join(texts),
+            "the int model's input integers, derived from the runtime bytes: 0 differ",
+            reason="; ".join(problems),
+            values=values,
+            evidence=[context.products[f"board/{spec.name}"] for spec in context.entry.inputs],
+        )
+
+    def bit_exact(self) -> Answer:
+        context = self.context
+        assert self.report is not None
+        if not self.files:
+            raise BrokenError("the runtime input could not be made", kind="dump_missing", next_step="see hbm.input")
+        probe = context.entry.samples.probe
+        simulated = context.toolchain.simulate(
+            self.hbm, {name: files[:probe] for name, files in self.files.items()}, context.folder / "simulate", context.log
+        )
+        return bit_exact(context, self.built, simulated, self.report.outputs, "simulator", probe)
+
+
+def bit_exact(context: Context, built: RungResult, found: dict[str, Path], features: tuple[Feature, ...], where: str, count: int) -> Answer:
+    """Compare raw integers of the first `count` samples with the int model's, output by output.
+
+    Args:
+        found: [N, ...] .npy of valid integers per hbm output feature.
+        where: who produced them, for the words.
+    """
+    problems, texts, evidence = [], [], []
+    values: dict[str, Any] = {}
+    differing = 0
+    for index, item in enumerate(built.facts["int_model"]["outputs"]):
+        feature = feature_of(features, item["raw_name"], index)
+        path = found.get(feature.name)
+        if path is None:
+            raise BrokenError("an output has no dump", kind="dump_missing", output=feature.name, found=sorted(found))
+        expected = np.load(context.fetch(built, f"raw/{item['raw_name']}"))[:count]
+        answered = np.load(path)[:count]
+        if len(answered) != len(expected):
+            raise BrokenError("dumps are missing", kind="dump_missing", output=feature.name, expected=len(expected), found=len(answered))
+        answered = restore(answered, expected.shape)
+        if answered.dtype != expected.dtype:
+            raise ArtifactError(
+                "the integers have another type than the int model's", output=feature.name, expected=expected.dtype, found=answered.dtype
+            )
+        comparison = compare(expected, answered, feature.name)
+        evidence += [built.products[f"raw/{item['raw_name']}"], context.keep(f"{where}/{item['raw_name']}", path, f"{where}.npy")]
+        texts.append(f"{item['name']}: {comparison.mismatches} of {comparison.count} integers differ")
+        values[item["name"]] = comparison.to_json()
+        if not comparison:
+            differing += 1
+            mark = fingerprint(expected, answered)
+            values[item["name"]]["fingerprint"] = mark.cause
+            problems.append(
+                f"{item['name']}: {where_first(comparison)}, max {comparison.max_abs:g}, looks like: {mark.cause} {mark.detail}".rstrip()
+            )
+    values["all_outputs"] = differing == len(texts)
+    return Answer(
+        not problems, f"{'; '.join(texts)} on {count} samples", "0 integers differ, no tolerance", "; ".join(problems), values, evidence
+    )
+
+
+def where_first(found: Comparison) -> str:
+    return f"first at {list(found.first or ())}: expected {found.expected_first:g}, found {found.found_first:g}"
+
+
+def feature_of(features: tuple[Feature, ...], raw_name: str, index: int) -> Feature:
+    """The hbm feature of an int tensor: by name, or by position when the compiler renamed all of them."""
+    by_name = {feature.name: feature for feature in features}
+    if raw_name in by_name:
+        return by_name[raw_name]
+    if index < len(features):
+        return features[index]
+    raise ArtifactError(
+        "the hbm has no feature for a tensor of the int model",
+        tensor=raw_name,
+        found=sorted(by_name),
+        next_step="was the hbm compiled from this int model?",
+    )
+
+
+def arrange(integers: np.ndarray, feature: Feature) -> np.ndarray:
+    """[N, ...] integers in the axis order of the feature (the hbm may want NHWC where the int model has NCHW)."""
+    valid = tuple(feature.valid_shape[1:])
+    if integers.shape[1:] == valid:
+        return integers
+    if integers.ndim == 4 and tuple(integers.shape[axis] for axis in (2, 3, 1)) == valid:
+        return np.ascontiguousarray(integers.transpose(0, 2, 3, 1))
+    raise ArtifactError(
+        "the hbm's input has another shape than the int model's", feature=feature.name, expected=list(valid), found=list(integers.shape[1:])
+    )
+
+
+def restore(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[N, ...] integers of a feature back in the int model's axis order."""
+    if array.shape == shape:
+        return array
+    if array.ndim == 4 and tuple(array.shape[axis] for axis in (0, 3, 1, 2)) == shape:
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    raise ArtifactError("the hbm's tensor has another shape than the int model's", expected=list(shape), found=list(array.shape))
+
+
+def write_frames(frames: np.ndarray, folder: Path, name: str, type_rt: str) -> list[Path]:
+    """One raw file per picture, named as the tools want: .yuv for nv12, .y for gray, .bin otherwise."""
+    suffix = {"nv12": ".yuv", "gray": ".y"}.get(type_rt, ".bin")
+    if type_rt in ("yuv444", "rgb", "bgr"):
+        frames = (frames.astype(np.int16) - 128).astype(np.int8)
+    return _write(frames, folder, name, suffix)
+
+
+def _write(samples: Any, folder: Path, name: str, suffix: str = ".bin") -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index, sample in enumerate(samples):
+        path = folder / f"{name}_{index:04d}{suffix}"
+        path.write_bytes(sample if isinstance(sample, bytes) else np.ascontiguousarray(sample).tobytes())
+        files.append(path)
+    return files

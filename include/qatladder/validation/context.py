@@ -1,0 +1,112 @@
+"""What the checks of one rung work with: the entry, the store, earlier rungs' results, and the model's environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qatladder.errors import BrokenError
+from qatladder.evidence import Store
+from qatladder.evidence.store import safe_name
+from qatladder.ladder import Evidence, Rung, RungResult
+from qatladder.runner.client import run_job
+from qatladder.settings import Settings
+from qatladder.toolchains.base import Toolchain
+from qatladder.zoo.load import Zoo
+from qatladder.zoo.schema import Entry, Target
+
+Log = Callable[[str], None]
+
+
+def ladder_key(ladder: dict[str, Any]) -> str:
+    """A ladder as one path component."""
+    return safe_name(f"{ladder['model']}@{ladder['version']}@{ladder['target']}")
+
+
+@dataclass
+class Context:
+    """One rung of one ladder while it is being validated.
+
+    Attributes:
+        ladder: the plan's description of the ladder.
+        folder: scratch folder of this rung; deleted when the rung is done.
+        products: what this rung hands to later rungs; the checks add to it.
+        facts: what later rungs and reports need to know; the checks add to it.
+        connect: opens an SSH connection to a board; None for the product's own way.
+    """
+
+    ladder: dict[str, Any]
+    entry: Entry
+    target: Target
+    rung: Rung
+    run_id: str
+    settings: Settings
+    zoo: Zoo
+    store: Store
+    toolchain: Toolchain
+    folder: Path
+    log: Log
+    connect: Callable[[Any], Any] | None = None
+    products: dict[str, Evidence] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def earlier(self, rung: Rung) -> RungResult | None:
+        """The result of another rung of this ladder in this run, if it has one."""
+        return load_rung(self.store, self.run_id, self.ladder, rung)
+
+    @cached_property
+    def int_result(self) -> RungResult | None:
+        return self.earlier(Rung.INT)
+
+    def keep(self, name: str, path: Path, file_name: str | None = None) -> Evidence:
+        """Store a file as a product of this rung."""
+        evidence = self.store.put(path, file_name or path.name)
+        self.products[name] = evidence
+        return evidence
+
+    def fetch(self, result: RungResult, name: str) -> Path:
+        """A product of an earlier rung as a local file.
+
+        Raises:
+            BrokenError: the rung's result lists no such product.
+        """
+        evidence = result.products.get(name)
+        if evidence is None:
+            raise BrokenError(
+                "an earlier rung left no such product",
+                kind="store",
+                rung=result.rung,
+                product=name,
+                next_step="run that rung again in this run",
+            )
+        path = self.folder / "products" / str(result.rung) / safe_name(name) / safe_name(evidence.name)
+        return path if path.exists() else self.store.fetch(evidence, path)
+
+    def model_job(self, function: str, args: dict[str, Any], name: str) -> Any:
+        """Run a function of `qatladder.runner.evaluate` in the model's own environment; returns its value."""
+        answer = run_job(
+            self.zoo.environment(self.entry),
+            f"qatladder.runner.evaluate:{function}",
+            {"adapter": self.zoo.adapter(self.entry), "options": self.entry.adapter_options, **args},
+            self.folder / name,
+            log=self.log,
+            model=self.entry.model,
+            rung=self.rung,
+        )
+        self.facts.setdefault("environments", {})[self.entry.environment] = answer.environment
+        return answer.value
+
+
+def rung_file(ladder: dict[str, Any], rung: Rung) -> str:
+    return f"{ladder_key(ladder)}/{rung}.json"
+
+
+def load_rung(store: Store, run_id: str, ladder: dict[str, Any], rung: Rung) -> RungResult | None:
+    try:
+        return RungResult.from_json(json.loads(store.read_run_file(run_id, rung_file(ladder, rung))))
+    except FileNotFoundError:
+        return None

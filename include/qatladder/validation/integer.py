@@ -1,0 +1,223 @@
+"""The int rung: convert, prove the input, hold the accuracy, measure the fidelity of the conversion."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qatladder.errors import ArtifactError, ConfigError
+from qatladder.ladder import CheckResult, Rung
+from qatladder.ladder.checks import checks_of
+from qatladder.numerics.compare import compare, fingerprint
+from qatladder.toolchains.base import IntInput, IntModel
+from qatladder.validation.ask import Answer, Skip, ask
+from qatladder.validation.context import Context
+from qatladder.validation.samples import Samples, contract_of, make_samples, take
+from qatladder.validation.training import judge_metric
+from qatladder.zoo.schema import InputSpec
+
+
+def validate(context: Context) -> list[CheckResult]:
+    if reason := context.toolchain.unavailable():
+        return [ask(context, check.id, partial(_skip, reason)) for check in checks_of(Rung.INT)]
+    work = _Work(context)
+    results = [ask(context, "int.input", work.input)]
+    if work.model is None:
+        reason = f"there is no int model (int.input {results[0].status})"
+        return results + [ask(context, check, partial(_skip, reason)) for check in ("int.accuracy", "int.fidelity")]
+    results.append(ask(context, "int.accuracy", work.accuracy))
+    results.append(ask(context, "int.fidelity", work.fidelity))
+    return results
+
+
+def _skip(reason: str) -> Answer:
+    raise Skip(reason)
+
+
+class _Work:
+    """The int rung's steps, each using what the one before it left."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.entry = context.entry
+        self.head = max(self.entry.samples.probe, self.entry.samples.board)
+        self.model: IntModel | None = None
+        self.int_file: Path | None = None
+        self.samples: Samples | None = None
+        self.outputs: dict[str, Path] = {}
+
+    @property
+    def source(self) -> Rung:
+        """The rung the exported ONNX comes from: qat, or calib when qat was skipped."""
+        return Rung.QAT if self.entry.artifacts.qat is not None else Rung.CALIB
+
+    def input(self) -> Answer:
+        context, entry = self.context, self.entry
+        onnx = context.zoo.artifact(entry, "onnx")
+        if onnx is None or not onnx.exists():
+            raise ArtifactError(
+                "there is no exported ONNX to convert",
+                model=entry.model,
+                rung="int",
+                file=onnx or "(artifacts.onnx is empty)",
+                expected="the QDQ ONNX exported from the qat or calib model",
+                next_step="export it (the sample zoo: make zoo) and name it under `artifacts.onnx`",
+            )
+        conversion = context.toolchain.convert(entry, context.target, onnx, context.folder / "convert", context.log)
+        for role, path in conversion.products.items():
+            context.keep(role, path)
+        self.int_file = conversion.products["int"]
+        model = context.toolchain.describe_int(self.int_file, context.folder / "describe")
+        context.facts.update(
+            identity=conversion.identity, versions=conversion.versions, int_model=_jsonable(model), source=str(self.source)
+        )
+        evidence = [context.products[role] for role in ("config", "log", "int") if role in context.products]
+        self.samples = make_samples(context, self.head)
+        self.model = model
+        described = {item.name: item for item in model.inputs}
+        problems, measured, values = [], [], {}
+        for spec in entry.inputs:
+            if spec.name not in described:
+                raise ArtifactError("the int model has no such input", model=entry.model, input=spec.name, found=sorted(described))
+            declared = _declaration_problem(spec, described[spec.name], np.load(self.samples.int_inputs[spec.name], mmap_mode="r"))
+            if declared:
+                problems.append(f"{spec.name}: {declared}")
+            gap, text = self._gap(spec)
+            measured.append(f"{spec.name} {text}")
+            values.update(gap)
+            if gap.get("fingerprint"):
+                problems.append(
+                    f"{spec.name}: {gap['fingerprint_detail'] or 'the declared preprocessing is not what the training code does'}"
+                )
+        return Answer(
+            not problems,
+            "; ".join(measured),
+            "the int model takes the intermediate type, and the declared preprocessing equals the training code's to float32 rounding",
+            reason="; ".join(problems),
+            values=values,
+            evidence=evidence,
+        )
+
+    def _gap(self, spec: InputSpec) -> tuple[dict[str, Any], str]:
+        """How far the declared preprocessing is from the adapter's own, on the same pictures."""
+        assert self.samples is not None
+        trained = np.load(self.samples.training[spec.name])
+        if trained.shape[1:] != spec.shape[1:]:
+            raise ArtifactError(
+                "the adapter's preprocess gives another shape than the entry declares",
+                model=self.entry.model,
+                input=spec.name,
+                expected=list(spec.shape[1:]),
+                found=list(trained.shape[1:]),
+                next_step="correct `shape` and `layout` of the input, or the adapter",
+            )
+        if not spec.is_image:
+            finite = bool(np.isfinite(trained).all())
+            if not finite:
+                raise ArtifactError("the adapter's preprocess gives NaN or infinity", model=self.entry.model, input=spec.name)
+            return {}, f"featuremap float32 {list(trained.shape[1:])}, fed as the training code makes it"
+        contract = contract_of(spec)
+        pictures = np.load(self.samples.raw[spec.name], mmap_mode="r")[: len(trained)]
+        declared = contract.training_tensor_of_pictures(np.asarray(pictures))
+        found = compare(trained, declared, spec.name)
+        # Both compute (value - mean) * scale; float32 rounds each of three operations: 4 ulp of the largest value.
+        tolerance = 4 * float(np.finfo(np.float32).eps) * max(found.peak, 1.0)
+        axis = 1 if spec.layout == "NCHW" else -1
+        text = f"as {contract.intermediate_type}: max |declared - trained| {found.max_abs:.3g} (tolerance {tolerance:.1g}) over {len(trained)} pictures"
+        values: dict[str, Any] = {"max_abs": found.max_abs, "tolerance": tolerance, "cosine": found.cosine}
+        if found.max_abs > tolerance:
+            mark = fingerprint(trained, declared, channel_axis=axis)
+            values.update(fingerprint=mark.cause, fingerprint_confidence=mark.confidence, fingerprint_detail=mark.detail)
+        return values, text
+
+    def accuracy(self) -> Answer:
+        context, samples = self.context, self.samples
+        assert samples is not None and self.int_file is not None and self.model is not None
+        self.outputs = context.toolchain.run_int(self.int_file, samples.int_inputs, context.folder / "int", False, context.log)
+        value = context.model_job(
+            "score",
+            {
+                "outputs": {item.name: str(self.outputs[item.name]) for item in self.model.outputs},
+                "targets": str(samples.targets),
+                "out": str(context.folder / "score"),
+            },
+            "score",
+        )
+        if value["count"] != samples.count:
+            raise ArtifactError("the int model answered for another number of samples", expected=samples.count, found=value["count"])
+        return judge_metric(context, value, self.entry.gates.int, self.source)
+
+    def fidelity(self) -> Answer:
+        """The fake-quant model and the int model on the same pictures, as the int model sees them."""
+        context, samples, limits = self.context, self.samples, self.entry.fidelity
+        assert samples is not None and self.int_file is not None and self.model is not None
+        fed = take(samples.int_inputs, self.head, context.folder / "probe_int")
+        answered = context.toolchain.run_int(self.int_file, fed, context.folder / "probe_run", True, context.log)
+        self._keep_probe(fed, answered)
+        artifact = context.zoo.artifact(self.entry, str(self.source))
+        if artifact is None:
+            raise ConfigError("the entry has neither a qat nor a calib artifact to compare with", model=self.entry.model, rung="int")
+        tensors = {}
+        for spec in self.entry.inputs:
+            tensors[spec.name] = context.folder / f"probe_{spec.name}.npy"
+            array = np.load(fed[spec.name])
+            np.save(tensors[spec.name], contract_of(spec).training_tensor(array) if spec.is_image else array)
+        expected = context.model_job(
+            "infer",
+            {
+                "rung": str(self.source),
+                "artifact": str(artifact),
+                "tensors": {name: str(path) for name, path in tensors.items()},
+                "out": str(context.folder / "fake_quant"),
+            },
+            "infer",
+        )["tensors"]
+        passed, texts, values = True, [], {}
+        for output in self.model.outputs:
+            if output.name not in expected:
+                raise ArtifactError(
+                    "the fake-quant model has no such output", model=self.entry.model, output=output.name, found=sorted(expected)
+                )
+            ours = np.load(answered[output.name])
+            found = compare(np.load(expected[output.name]).reshape(ours.shape), ours, output.name)
+            passed &= found.cosine >= limits.min_cosine and found.mean_lsb <= limits.max_mean_lsb
+            texts.append(f"{output.name} cosine {found.cosine:.6f}, mean {found.mean_lsb:.3f} LSB, max {found.max_abs:.4g}")
+            values[output.name] = found.to_json()
+        return Answer(
+            passed,
+            f"{'; '.join(texts)} on {self.head} samples",
+            f"cosine >= {limits.min_cosine:g} and mean difference <= {limits.max_mean_lsb:g} LSB of {self.source}",
+            reason="" if passed else f"the int model does not follow the {self.source} model it was converted from",
+            values={"outputs": values},
+            evidence=[context.products[f"raw/{item.raw_name}"] for item in self.model.outputs],
+        )
+
+    def _keep_probe(self, fed: dict[str, Path], answered: dict[str, Path]) -> None:
+        """Hand the compared samples and their raw integers to the rungs above."""
+        context, samples = self.context, self.samples
+        assert samples is not None and self.model is not None
+        for name, path in take(samples.runtime, self.head, context.folder / "probe_runtime").items():
+            context.keep(f"runtime/{name}", path, "runtime.npy")
+        for name, path in fed.items():
+            context.keep(f"fed/{name}", path, "fed.npy")
+        for raw_name in [*(item.raw_name for item in self.model.inputs), *(item.raw_name for item in self.model.outputs)]:
+            context.keep(f"raw/{raw_name}", answered[raw_name], "raw.npy")
+        context.keep("targets", samples.targets, "targets.json")
+        context.facts["compared_samples"] = len(np.load(next(iter(fed.values())), mmap_mode="r"))
+
+
+def _declaration_problem(spec: InputSpec, found: IntInput, fed: np.ndarray) -> str:
+    """Why the int model's own declaration contradicts the entry; empty when it agrees."""
+    dtype = "int8" if spec.is_image else "float32"
+    if found.dtype != dtype or tuple(found.shape[1:]) != fed.shape[1:]:
+        kind = contract_of(spec).intermediate_type
+        return f"the int model takes {found.dtype} {list(found.shape)}, the intermediate type {kind} is {dtype} {[1, *fed.shape[1:]]}"
+    return ""
+
+
+def _jsonable(model: IntModel) -> dict[str, Any]:
+    return {"inputs": [asdict(item) for item in model.inputs], "outputs": [asdict(item) for item in model.outputs]}

@@ -1,0 +1,275 @@
+"""Plans ladders, runs rungs, joins results; the object store is the only state between the calls."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qatladder import __version__
+from qatladder.boards.fleet import load_fleet
+from qatladder.errors import ConfigError
+from qatladder.evidence import Store, open_store
+from qatladder.evidence.store import safe_name
+from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
+from qatladder.ladder.checks import checks_of, question
+from qatladder.reports.report import report_html, report_json
+from qatladder.settings import Settings, load_settings
+from qatladder.toolchains.base import Toolchain
+from qatladder.toolchains.hmct import Hmct
+from qatladder.validation import compiled, integer, onboard, training
+from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
+from qatladder.zoo.load import load_zoo
+from qatladder.zoo.schema import Entry
+
+TOOLCHAINS: dict[str, Callable[[Settings], Toolchain]] = {"hmct": Hmct}
+
+VALIDATORS: dict[Rung, Callable[[Context], list[CheckResult]]] = {
+    Rung.FLOAT: training.validate,
+    Rung.CALIB: training.validate,
+    Rung.QAT: training.validate,
+    Rung.INT: integer.validate,
+    Rung.HBM: compiled.validate,
+    Rung.BOARD: onboard.validate,
+}
+
+
+def new_run_id(kind: str = "cli") -> str:
+    """A run id that sorts by time: `cli-20261123T210503Z-1f3a`."""
+    return f"{kind}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def plan(
+    models: Sequence[str] | None = None,
+    version: str | None = None,
+    target: str | None = None,
+    rungs: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The ladders to climb: one per model version and target, as plain JSON data.
+
+    The entry travels inside the plan, so editing the zoo during a run changes nothing in that run.
+
+    Args:
+        models: model names; None or empty for all.
+        version, target, rungs: restrict to these.
+    Raises:
+        ConfigError: a name that does not exist, or an entry that cannot be read.
+    """
+    zoo = load_zoo(load_settings())
+    asked = set(models or ())
+    relevant = [problem for problem in zoo.problems if not asked or Path(problem.where.get("file", "")).stem in asked]
+    if relevant:
+        raise relevant[0]
+    unknown = asked - {entry.model for entry in zoo.entries.values()}
+    if unknown:
+        raise ConfigError(
+            "the zoo has no such model",
+            found=", ".join(sorted(unknown)),
+            expected=" | ".join(sorted(entry.model for entry in zoo.entries.values())) or "(the zoo is empty)",
+            next_step="`qatladder zoo list` shows the zoo",
+        )
+    chosen = _rungs(rungs)
+    ladders = [
+        _ladder(entry, target_id, chosen)
+        for entry in zoo.entries.values()
+        if (not asked or entry.model in asked) and (version is None or entry.version == version)
+        for target_id in [item.id for item in entry.targets]
+        if target is None or target_id == target
+    ]
+    if not ladders:
+        raise ConfigError(
+            "no ladder matches",
+            models=", ".join(sorted(asked)) or "all",
+            version=version or "any",
+            target=target or "any",
+            next_step="`qatladder zoo list` shows models, versions and targets",
+        )
+    _give_boards(ladders, load_settings())
+    return ladders
+
+
+def _give_boards(ladders: list[dict[str, Any]], settings: Settings) -> None:
+    """Give each ladder the board with the least to do so far; empty where the fleet has none (the board rung says why)."""
+    load: dict[str, int] = {}
+    for ladder in ladders:
+        ladder["board"] = ""
+        if "board" not in ladder["rungs"]:
+            continue
+        with contextlib.suppress(ConfigError):
+            able = [board.name for board in load_fleet(settings.fleet).boards_for(ladder["march"], ladder["boards"])]
+            ladder["board"] = min(able, key=lambda name: load.get(name, 0))
+            load[ladder["board"]] = load.get(ladder["board"], 0) + 1
+
+
+def _rungs(names: Sequence[str] | None) -> list[Rung]:
+    if not names:
+        return list(Rung)
+    try:
+        wanted = {Rung(name) for name in names}
+    except ValueError as error:
+        raise ConfigError("no such rung", found=str(error), expected=" | ".join(Rung), next_step="name rungs separated by commas") from None
+    return [rung for rung in Rung if rung in wanted]
+
+
+def _ladder(entry: Entry, target_id: str, rungs: list[Rung]) -> dict[str, Any]:
+    target = next(item for item in entry.targets if item.id == target_id)
+    return {
+        "label": f"{entry.model} {entry.version} @ {target_id}",
+        "model": entry.model,
+        "version": entry.version,
+        "target": target_id,
+        "march": target.march,
+        "toolchain": target.toolchain,
+        "owner": entry.owner,
+        "boards": list(target.boards),
+        "rungs": [str(rung) for rung in rungs],
+        "entry": entry.model_dump(mode="json"),
+    }
+
+
+def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: Callable[[Any], Any] | None = None) -> RungResult:
+    """Run all checks of a rung, store the result under the run, and return it. Model faults do not raise.
+
+    Args:
+        ladder: one item of `plan`.
+        log: receives lines for the task log.
+        connect: opens an SSH connection to a board of the fleet (Airflow's hook); None for the fleet file's own data.
+    """
+    settings = load_settings()
+    wanted = Rung(rung)
+    store = open_store(settings)
+    entry = Entry.model_validate(ladder["entry"])
+    target = next(item for item in entry.targets if item.id == ladder["target"])
+    started, clock = _now(), time.monotonic()
+    settings.work.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{ladder_key(ladder)}-{wanted}-", dir=settings.work))
+    try:
+        context = Context(
+            ladder=ladder,
+            entry=entry,
+            target=target,
+            rung=wanted,
+            run_id=run_id,
+            settings=settings,
+            zoo=load_zoo(settings),
+            store=store,
+            toolchain=TOOLCHAINS[target.toolchain](settings),
+            folder=folder,
+            log=log,
+            connect=connect,
+        )
+        checks = VALIDATORS[wanted](context)
+        result = RungResult(
+            rung=wanted,
+            checks=tuple(checks),
+            products=context.products,
+            facts=context.facts,
+            started=started,
+            seconds=round(time.monotonic() - clock, 2),
+        )
+        store.write_run_file(run_id, rung_file(ladder, wanted), _json(result.to_json()))
+    finally:
+        if os.environ.get("QATLADDER_KEEP_WORK") != "1":
+            shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def finish_ladder(ladder: dict[str, Any], run_id: str) -> LadderResult:
+    """Join the stored rung results of a ladder. A rung that was asked for and never answered is broken."""
+    store = open_store(load_settings())
+    asked = tuple(Rung(name) for name in ladder["rungs"])
+    rungs = tuple(load_rung(store, run_id, ladder, rung) or _silent(rung) for rung in asked)
+    return LadderResult(
+        model=ladder["model"],
+        version=ladder["version"],
+        target=ladder["target"],
+        march=ladder["march"],
+        toolchain=ladder["toolchain"],
+        owner=ladder["owner"],
+        run_id=run_id,
+        rungs=rungs,
+        rungs_asked=asked,
+        started=min((rung.started for rung in rungs if rung.started), default=""),
+        seconds=round(sum(rung.seconds for rung in rungs), 2),
+    )
+
+
+def _silent(rung: Rung) -> RungResult:
+    """The result of a rung whose process died before it could answer."""
+    checks = tuple(
+        CheckResult(
+            id=check.id,
+            status=Status.BROKEN,
+            question=question(check.id),
+            reason="the rung's process ended without an answer",
+            cause="the task was killed (memory, timeout, a lost worker), or cancelled",
+            next_steps=("read the task log", "run this rung again"),
+            values={"kind": "killed"},
+        )
+        for check in checks_of(rung)
+    )
+    return RungResult(rung=rung, checks=checks)
+
+
+def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]:
+    """Join all ladders of a run, write `report.json` and `report.html`, and last the manifest.
+
+    Returns:
+        `report_json` and `report_html` (URIs), `verdicts` and `counts`.
+    """
+    settings = load_settings()
+    store = open_store(settings)
+    results = [finish_ladder(ladder, run_id) for ladder in ladders]
+    run = {
+        "run_id": run_id,
+        "started": min((result.started for result in results if result.started), default=_now()),
+        "finished": _now(),
+        "store": settings.store,
+        "qatladder": __version__,
+    }
+    report = report_json(results, run)
+    json_uri = store.write_run_file(run_id, "report.json", _json(report))
+    html_uri = store.write_run_file(run_id, "report.html", report_html(report).encode())
+    store.write_run_file(run_id, "manifest.json", _json(_manifest(run, results, store)))
+    verdicts = [
+        {
+            "model": result.model,
+            "version": result.version,
+            "target": result.target,
+            "verdict": str(result.verdict),
+            "first_failed_check": result.first_failed_check,
+        }
+        for result in results
+    ]
+    counts: dict[str, int] = {}
+    for item in verdicts:
+        counts[str(item["verdict"])] = counts.get(str(item["verdict"]), 0) + 1
+    return {"run_id": run_id, "report_json": json_uri, "report_html": html_uri, "verdicts": verdicts, "counts": counts}
+
+
+def _manifest(run: dict[str, Any], results: Sequence[LadderResult], store: Store) -> dict[str, Any]:
+    """Everything the run refers to, so that nothing it needs is ever swept away."""
+    objects = {
+        item.sha256: {"name": item.name, "size": item.size, "uri": item.uri}
+        for result in results
+        for rung in result.rungs
+        for item in [*rung.products.values(), *(item for check in rung.checks for item in check.evidence)]
+    }
+    files = sorted(key.split("/", 2)[2] for key in store.keys(f"runs/{safe_name(str(run['run_id']))}/"))
+    return {"manifest": 1, **run, "files": [name for name in files if name != "manifest.json"], "objects": dict(sorted(objects.items()))}
+
+
+def _json(data: Any) -> bytes:
+    return json.dumps(data, indent=1).encode()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,124 @@
+"""The float, calib and qat rungs: one evaluation code, each drop held against its gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qatladder.errors import ConfigError
+from qatladder.evidence.store import sha256_file
+from qatladder.ladder import CheckResult, Rung
+from qatladder.validation.ask import Answer, Skip, ask
+from qatladder.validation.context import Context
+from qatladder.zoo.schema import Gate
+
+
+def validate(context: Context) -> list[CheckResult]:
+    return [ask(context, f"{context.rung}.accuracy", lambda: _accuracy(context))]
+
+
+def _accuracy(context: Context) -> Answer:
+    rung, entry = context.rung, context.entry
+    artifact = context.zoo.artifact(entry, str(rung))
+    if artifact is None:
+        _without_artifact(context)
+    assert artifact is not None
+    value = context.model_job(
+        "evaluate",
+        {
+            "rung": str(rung),
+            "artifact": str(artifact),
+            "split": "evaluation",
+            "limit": entry.samples.evaluation,
+            "out": str(context.folder / "evaluate"),
+        },
+        "evaluate",
+    )
+    context.facts["artifact_sha256"] = sha256_file(artifact)[0]
+    reference = None if rung is Rung.FLOAT else Rung.FLOAT
+    return judge_metric(context, value, getattr(entry.gates, str(rung)), reference)
+
+
+def _without_artifact(context: Context) -> None:
+    """Say why a rung without an artifact is skipped; an error when the ladder needs it."""
+    if context.rung is Rung.CALIB:
+        raise Skip("the entry declares no calib artifact", required=False)
+    calib = context.earlier(Rung.CALIB)
+    check = calib.check("calib.accuracy") if calib else None
+    if check:
+        raise Skip("calib already meets its gate and the entry declares no qat artifact", required=False)
+    raise ConfigError(
+        "the entry declares no qat artifact, and calib does not meet its gate",
+        model=context.entry.model,
+        rung=context.rung,
+        expected="a qat artifact, or a calib model within its gate",
+        found=f"calib.accuracy {check.status if check else 'was not run'}",
+        next_step="train QAT from the calibrated model and add it under `artifacts`",
+    )
+
+
+def judge_metric(
+    context: Context, value: dict[str, Any], gate: Gate, reference: Rung | None, reference_value: float | None = None
+) -> Answer:
+    """Hold the primary metric of `value` (what the runner's evaluate or score returned) against a gate.
+
+    Args:
+        reference: rung whose metric a drop is measured from; its value is read from that rung's facts unless given.
+    """
+    entry = context.entry
+    metric, number, count = value["metric"], value["metrics"][value["metric"]], value["count"]
+    if metric != entry.metric:
+        raise ConfigError(
+            "the adapter's primary metric is not the entry's",
+            model=entry.model,
+            expected=entry.metric,
+            found=metric,
+            next_step="make `metric` equal in the zoo entry and the adapter",
+        )
+    if reference is not None and reference_value is None:
+        earlier = context.earlier(reference)
+        reference_value = earlier.facts.get("metrics", {}).get(metric) if earlier else None
+    context.facts.update(
+        metric=metric,
+        metrics=value["metrics"],
+        count=count,
+        gate=gate.model_dump(exclude_none=True),
+        reference={"rung": str(reference), "value": reference_value} if reference else None,
+    )
+    expectations, passed = [], True
+    if gate.min is not None:
+        expectations.append(f"{metric} >= {gate.min:g}")
+        passed &= number >= gate.min
+    if gate.max_drop is not None and reference is not None:
+        if reference_value is None:
+            if gate.min is None:
+                raise Skip(f"the drop is measured from {reference}, which has no {metric} in this run")
+        else:
+            expectations.append(f"drop from {reference} ({reference_value:.4f}) <= {gate.max_drop:g}")
+            # Metrics are ratios of counts: 1e-9 only absorbs the last bit of the subtraction.
+            passed &= reference_value - number <= gate.max_drop + 1e-9
+    if not expectations:
+        raise ConfigError(
+            "the gate has nothing to hold the metric against",
+            model=entry.model,
+            rung=context.rung,
+            expected="min, or max_drop with a reference rung",
+            found=gate.model_dump(exclude_none=True),
+            next_step=f"give `gates.{context.rung}` a min",
+        )
+    measured = f"{metric} {number:.4f} on {count} samples"
+    if reference_value is not None:
+        measured += f" ({number - reference_value:+.4f} from {reference})"
+    predictions = context.store.put_bytes(_read(value["predictions"]), f"{context.rung}_predictions.json")
+    return Answer(
+        passed,
+        measured,
+        " and ".join(expectations),
+        reason="" if passed else f"{metric} misses its gate",
+        values={"metric": metric, "value": number, "count": count, "reference": reference_value, "metrics": value["metrics"]},
+        evidence=[predictions],
+    )
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return file.read()

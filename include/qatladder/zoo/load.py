@@ -1,0 +1,132 @@
+"""Finds and reads zoo entries; every mistake is reported with the file, the field and what to write instead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from qatladder.errors import ConfigError
+from qatladder.runner.client import Environment
+from qatladder.settings import Settings
+from qatladder.zoo.schema import Entry, ZooFile
+
+Model = TypeVar("Model", Entry, ZooFile)
+
+NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml"})
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """All entries of a zoo folder.
+
+    Attributes:
+        folder: where the entries are.
+        entries: by file, in name order.
+        artifact_root: what artifact paths are relative to.
+        environments: where models' own code runs, by name.
+        problems: entries that could not be read; the others still run.
+    """
+
+    folder: Path
+    entries: dict[Path, Entry]
+    artifact_root: Path
+    environments: dict[str, Environment]
+    problems: list[ConfigError] = field(default_factory=list)
+
+    def adapter(self, entry: Entry) -> str:
+        """The adapter reference with an absolute path."""
+        path, _, name = entry.adapter.rpartition(":")
+        return f"{(self.folder / path).resolve()}:{name}"
+
+    def artifact(self, entry: Entry, which: str) -> Path | None:
+        """Absolute path of an artifact (float, calib, qat, onnx), None when the entry has none."""
+        name = getattr(entry.artifacts, which)
+        return None if name is None else self.artifact_root / name
+
+    def environment(self, entry: Entry) -> Environment:
+        try:
+            return self.environments[entry.environment]
+        except KeyError:
+            raise ConfigError(
+                "the entry names an environment that zoo.yaml does not define",
+                model=entry.model,
+                found=entry.environment,
+                expected=" | ".join(self.environments),
+                next_step=f"define it under `environments` in {self.folder / 'zoo.yaml'}",
+            ) from None
+
+
+def load_entry(path: Path) -> Entry:
+    """Read one entry.
+
+    Raises:
+        ConfigError: not YAML, or not an entry; names every wrong field.
+    """
+    return _validated(Entry, _read_yaml(path), path)
+
+
+def load_zoo(settings: Settings) -> Zoo:
+    """Read every `*.yaml` of the zoo folder."""
+    folder = settings.zoo
+    if not folder.is_dir():
+        raise ConfigError("the zoo folder does not exist", file=folder, next_step="set QATLADDER_ZOO, or create it")
+    zoo_file = folder / "zoo.yaml"
+    shared = _validated(ZooFile, _read_yaml(zoo_file) or {}, zoo_file) if zoo_file.exists() else ZooFile()
+    environments = {"product": Environment("product", Path(sys.executable))}
+    for name, spec in shared.environments.items():
+        environments[name] = Environment(name, _expand(spec.python, folder, settings))
+    entries: dict[Path, Entry] = {}
+    problems: list[ConfigError] = []
+    seen: dict[tuple[str, str], Path] = {}
+    for path in sorted(folder.glob("*.y*ml")):
+        if path.name in NOT_ENTRIES:
+            continue
+        try:
+            entry = load_entry(path)
+            key = (entry.model, entry.version)
+            if key in seen:
+                raise ConfigError(
+                    "two files declare the same model and version",
+                    file=path,
+                    also=seen[key],
+                    found=f"{entry.model} {entry.version}",
+                    next_step="rename one, or give it another version",
+                )
+            seen[key] = path
+            entries[path] = entry
+        except ConfigError as error:
+            problems.append(error)
+    return Zoo(folder, entries, _expand(shared.artifacts, folder, settings), environments, problems)
+
+
+def _expand(text: str, folder: Path, settings: Settings) -> Path:
+    text = text.replace("${QATLADDER_HOME}", "$QATLADDER_HOME").replace("$QATLADDER_HOME", str(settings.home))
+    return folder / Path(os.path.expandvars(text)).expanduser()
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            "the file cannot be read as YAML", file=path, found=str(error).replace("\n", " "), next_step="correct it"
+        ) from error
+
+
+def _validated(schema: type[Model], data: object, path: Path) -> Model:
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(str(part) for part in item['loc']) or '(file)'}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(
+            f"{len(wrong)} field(s) of the zoo file are wrong",
+            next_step="correct them; zoo.schema.json completes and checks the file in an editor",
+            file=path,
+            **{f"field {index}": text for index, text in enumerate(wrong, 1)},
+        ) from error

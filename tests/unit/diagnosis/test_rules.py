@@ -1,0 +1,37 @@
+"""Promises: every check has an explanation, special rules win over general ones, no rule names a check that does not exist."""
+
+import tomllib
+
+import pytest
+
+from qatladder.diagnosis import RULES, explain
+from qatladder.ladder import check_ids
+
+RULE_LIST = tomllib.loads(RULES.read_text())["rule"]
+
+
+@pytest.mark.parametrize("check_id", [name for name in check_ids() if "app" not in name])
+def test_every_check_is_explained(check_id: str) -> None:
+    found = explain(check_id, {})
+    assert found.cause
+    assert found.next_steps
+
+
+def test_no_rule_is_about_a_check_that_does_not_exist() -> None:
+    for rule in RULE_LIST:
+        checks = rule["check"] if isinstance(rule["check"], list) else [rule["check"]]
+        assert set(checks) <= set(check_ids())
+
+
+def test_no_rule_is_hidden_by_an_earlier_one() -> None:
+    seen: list[tuple[str, dict[str, object]]] = []
+    for rule in RULE_LIST:
+        for check in rule["check"] if isinstance(rule["check"], list) else [rule["check"]]:
+            when = rule.get("when", {})
+            assert not any(name == check and earlier.items() <= when.items() for name, earlier in seen), rule
+            seen.append((check, when))
+
+
+def test_the_special_rule_wins() -> None:
+    assert "red and blue" in explain("int.input", {"fingerprint": "channel_swap"}).cause
+    assert "red and blue" not in explain("int.input", {"fingerprint": "none"}).cause

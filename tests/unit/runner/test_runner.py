@@ -1,0 +1,212 @@
+"""Promises: a job's answer or its precise error comes back; a dead, slow or missing environment is `broken`, never an answer."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qatladder.errors import ArtifactError, BrokenError, ConfigError, RunnerError
+from qatladder.runner.client import Environment, run_job
+
+ADAPTER = """
+import os, signal, sys, time
+import numpy as np
+from qatladder.runner.adapter import Adapter, Sample
+
+class Toy(Adapter):
+    metric = "accuracy"
+    batch = 3
+
+    def __init__(self, misbehave=""):
+        self.misbehave = misbehave
+
+    def samples(self, split, limit=None):
+        rng = np.random.default_rng(0)
+        for index in range(limit or 7):
+            size = 5 if self.misbehave == "ragged" and index == 2 else 4
+            yield Sample({"x": rng.normal(size=(size,)).astype("float32")}, index % 2)
+
+    def preprocess(self, inputs):
+        return {"x": inputs["x"][None] * 2}
+
+    def load(self, rung, artifact):
+        if self.misbehave == "hang":
+            time.sleep(60)
+        if self.misbehave == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.misbehave == "bug":
+            raise KeyError("head.weight")
+        print("loading", rung)
+        return lambda tensors: {"y": tensors["x"] * (np.nan if self.misbehave == "nan" else 1.0)}
+
+    def postprocess(self, outputs):
+        return [float(value) for value in outputs["y"].ravel()]
+
+    def score(self, predictions, targets):
+        return {"loss": 1.0} if self.misbehave == "no metric" else {"accuracy": len(predictions) / 7}
+
+class NotAnAdapter:
+    pass
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> str:
+    path = tmp_path / "toy.py"
+    path.write_text(ADAPTER)
+    return f"{path}:Toy"
+
+
+@pytest.fixture
+def environment() -> Environment:
+    return Environment("product", Path(sys.executable))
+
+
+def evaluate(environment: Environment, adapter: str, folder: Path, misbehave: str = "", **extra: float):  # type: ignore[no-untyped-def]
+    artifact = folder / "model.bin"
+    artifact.write_bytes(b"x")
+    args = {
+        "adapter": adapter,
+        "options": {"misbehave": misbehave},
+        "rung": "float",
+        "artifact": str(artifact),
+        "split": "evaluation",
+        "limit": None,
+        "out": str(folder / "out"),
+    }
+    lines: list[str] = []
+    answer = run_job(environment, "qatladder.runner.evaluate:evaluate", args, folder / "job", log=lines.append, model="toy", **extra)
+    return answer, lines
+
+
+def test_an_evaluation_comes_back_with_its_log_and_its_environment(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    answer, lines = evaluate(environment, adapter, tmp_path)
+    assert answer.value["metrics"] == {"accuracy": 1.0}
+    assert answer.value["count"] == 7
+    assert answer.environment["numpy"] == np.__version__
+    assert "loading float" in lines
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "kind", "match"),
+    [
+        ("bug", RunnerError, "KeyError"),
+        ("nan", RunnerError, "not finite"),
+        ("no metric", RunnerError, "primary metric"),
+    ],
+)
+def test_the_models_own_faults_come_back_as_such(
+    environment: Environment, adapter: str, tmp_path: Path, misbehave: str, kind: type[Exception], match: str
+) -> None:
+    with pytest.raises(kind, match=match) as caught:
+        evaluate(environment, adapter, tmp_path, misbehave)
+    assert caught.value.where["model"] == "toy"
+
+
+def test_a_killed_job_is_broken(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    with pytest.raises(BrokenError, match="died") as caught:
+        evaluate(environment, adapter, tmp_path, "die")
+    assert caught.value.kind == "killed"
+
+
+def test_an_old_result_is_never_taken_for_the_answer(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    evaluate(environment, adapter, tmp_path)
+    with pytest.raises(BrokenError):
+        evaluate(environment, adapter, tmp_path, "die")
+
+
+def test_a_job_out_of_time_is_ended_with_its_children(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(BrokenError) as caught:
+        evaluate(environment, adapter, tmp_path, "hang", timeout=3.0)
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - started < 30
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in listing
+
+
+def test_a_missing_interpreter_is_broken_and_says_which(adapter: str, tmp_path: Path) -> None:
+    with pytest.raises(BrokenError, match="interpreter does not exist") as caught:
+        evaluate(Environment("ghost", tmp_path / "no" / "python"), adapter, tmp_path)
+    assert caught.value.kind == "environment_missing"
+
+
+def test_a_missing_artifact_is_named(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    args = {"adapter": adapter, "options": {}, "rung": "qat", "artifact": str(tmp_path / "gone.pt"), "tensors": {}, "out": str(tmp_path)}
+    with pytest.raises(ArtifactError, match="does not exist") as caught:
+        run_job(environment, "qatladder.runner.evaluate:infer", args, tmp_path / "job")
+    assert caught.value.where["file"].endswith("gone.pt")
+    assert "make zoo" in caught.value.next_step
+
+
+def test_samples_of_different_shape_are_refused(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    args = {"adapter": adapter, "options": {"misbehave": "ragged"}, "split": "evaluation", "limit": None, "out": str(tmp_path)}
+    with pytest.raises(RunnerError, match="differ in shape"):
+        run_job(environment, "qatladder.runner.evaluate:export_samples", args, tmp_path / "job")
+
+
+def test_preprocess_infer_and_score_agree_with_evaluate(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"x")
+    common = {"adapter": adapter, "options": {}}
+    raw = run_job(
+        environment,
+        "qatladder.runner.evaluate:export_samples",
+        {**common, "split": "evaluation", "limit": 5, "out": str(tmp_path / "raw")},
+        tmp_path / "1",
+    ).value
+    tensors = run_job(
+        environment, "qatladder.runner.evaluate:preprocess", {**common, "inputs": raw["inputs"], "out": str(tmp_path / "t")}, tmp_path / "2"
+    ).value
+    outputs = run_job(
+        environment,
+        "qatladder.runner.evaluate:infer",
+        {**common, "rung": "float", "artifact": str(tmp_path / "m"), "tensors": tensors["tensors"], "out": str(tmp_path / "o")},
+        tmp_path / "3",
+    ).value
+    np.testing.assert_array_equal(np.load(outputs["tensors"]["y"]), np.load(raw["inputs"]["x"]) * 2)
+    value = run_job(
+        environment,
+        "qatladder.runner.evaluate:score",
+        {**common, "outputs": outputs["tensors"], "targets": raw["targets"], "out": str(tmp_path / "s")},
+        tmp_path / "4",
+    ).value
+    assert value["metrics"] == {"accuracy": 5 / 7}
+
+
+@pytest.mark.parametrize(
+    ("reference", "match"),
+    [("toy.py", "written file.py:ClassName"), ("gone.py:Toy", "does not exist"), ("toy.py:NotAnAdapter", "derives from")],
+)
+def test_a_wrong_adapter_reference_is_explained(environment: Environment, adapter: str, tmp_path: Path, reference: str, match: str) -> None:
+    args = {"adapter": str(tmp_path / reference), "options": {}, "split": "evaluation", "limit": 1, "out": str(tmp_path)}
+    with pytest.raises(ConfigError, match=match):
+        run_job(environment, "qatladder.runner.evaluate:export_samples", args, tmp_path / "job")
+
+
+def test_only_functions_of_the_product_can_be_called(environment: Environment, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match="only functions of qatladder"):
+        run_job(environment, "os:getcwd", {}, tmp_path / "job")
+
+
+def test_no_setting_of_the_scheduler_reaches_a_models_code(
+    environment: Environment, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://secret")
+    path = tmp_path / "spy.py"
+    path.write_text(ADAPTER.replace("class Toy", "print('LEAK' if any('AIRFLOW' in k for k in os.environ) else 'clean')\nclass Toy"))
+    _, lines = evaluate(environment, f"{path}:Toy", tmp_path)
+    assert "clean" in lines
+    assert "LEAK" not in lines
+
+
+def test_the_runner_parses_as_python_3_8(project: Path) -> None:
+    import ast
+
+    files = [project / "include/qatladder/__init__.py", project / "include/qatladder/errors.py"]
+    files += [*project.glob("include/qatladder/numerics/*.py"), *project.glob("include/qatladder/runner/*.py")]
+    assert len(files) > 8
+    for path in files:
+        ast.parse(path.read_text(), feature_version=(3, 8))

@@ -1,0 +1,172 @@
+"""Promises: drops are held against their gates, shortcuts are taken only as the process allows, without the vendor the rest says so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from qatladder.errors import ConfigError
+from qatladder.evidence import open_store
+from qatladder.ladder import LadderResult, Rung, Status, Verdict
+from qatladder.settings import load_settings
+from qatladder.validation import finish_ladder, finish_run, plan, run_rung
+
+from .conftest import ToyZoo
+
+
+def climb(rungs: list[str] | None = None, run_id: str = "run") -> LadderResult:
+    (ladder,) = plan(rungs=rungs)
+    for rung in ladder["rungs"]:
+        run_rung(ladder, rung, run_id, print)
+    return finish_ladder(ladder, run_id)
+
+
+def statuses(result: LadderResult) -> dict[str, str]:
+    return {check.id: str(check.status) for check in result.checks}
+
+
+def test_good_rungs_pass_and_say_what_was_measured(toy_zoo: ToyZoo) -> None:
+    result = climb(["float", "calib", "qat"])
+    assert all(check.status is Status.PASSED for check in result.checks)
+    check = result.checks[1]
+    assert check.measured == "accuracy 1.0000 on 10 samples (+0.0000 from float)"
+    assert check.expected == "drop from float (1.0000) <= 0.1"
+    assert check.evidence[0].name == "calib_predictions.json"
+    assert result.verdict is Verdict.UNDECIDED
+    assert result.why == "not validated in this run: int, hbm, board"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "failed"),
+    [
+        ({"float": 2, "calib": 2, "qat": 2}, "float.accuracy"),
+        ({"calib": 2}, "calib.accuracy"),
+        ({"qat": 1}, "qat.accuracy"),
+        ({"calib": 1}, None),
+    ],
+)
+def test_a_drop_beyond_its_gate_fails_the_right_rung(toy_zoo: ToyZoo, wrong: dict[str, int], failed: str | None) -> None:
+    for which, count in wrong.items():
+        toy_zoo.artifact(which, count)
+    result = climb(["float", "calib", "qat"])
+    assert result.first_failed_check == failed
+    if failed:
+        check = result.deciding_check
+        assert check is not None
+        assert check.cause
+        assert check.next_steps
+        assert result.verdict is Verdict.NO_SHIP
+
+
+def test_a_failed_rung_does_not_keep_the_next_from_being_measured(toy_zoo: ToyZoo) -> None:
+    toy_zoo.artifact("calib", 5)
+    assert statuses(climb(["float", "calib", "qat"])) == {"float.accuracy": "passed", "calib.accuracy": "failed", "qat.accuracy": "passed"}
+
+
+def test_qat_is_skipped_when_calib_is_good_enough(toy_zoo: ToyZoo) -> None:
+    toy_zoo.entry(artifacts={"float": "toy/float.json", "calib": "toy/calib.json"})
+    check = climb(["float", "calib", "qat"]).checks[2]
+    assert check.status is Status.SKIPPED
+    assert not check.required
+    assert "calib already meets its gate" in check.reason
+
+
+def test_qat_is_missed_when_calib_is_not_good_enough(toy_zoo: ToyZoo) -> None:
+    toy_zoo.entry(artifacts={"float": "toy/float.json", "calib": "toy/calib.json"})
+    toy_zoo.artifact("calib", 4)
+    check = climb(["float", "calib", "qat"]).checks[2]
+    assert check.status is Status.FAILED
+    assert "no qat artifact" in check.reason
+
+
+def test_without_the_vendor_the_later_rungs_are_skipped_with_the_reason_and_nothing_ships(toy_zoo: ToyZoo) -> None:
+    result = climb()
+    later = [check for check in result.checks if check.rung in (Rung.INT, Rung.HBM, Rung.BOARD)]
+    assert len(later) == 13
+    assert all(check.status is Status.SKIPPED and check.required for check in later)
+    assert all("QATLADDER_VENDOR=0" in check.reason for check in later)
+    assert result.verdict is Verdict.UNDECIDED
+
+
+def test_a_missing_artifact_names_model_rung_file_and_next_step(toy_zoo: ToyZoo) -> None:
+    (toy_zoo.artifacts / "calib.json").unlink()
+    check = climb(["float", "calib"]).checks[1]
+    assert check.status is Status.FAILED
+    assert "calib.json" in check.reason
+    assert "toy" in check.reason
+    assert "make zoo" in check.next_steps[0]
+
+
+def test_a_drop_without_its_reference_is_not_judged(toy_zoo: ToyZoo) -> None:
+    check = climb(["calib"]).checks[0]
+    assert check.status is Status.SKIPPED
+    assert check.required
+    assert "float" in check.reason
+
+
+def test_a_metric_that_is_not_the_entrys_is_refused(toy_zoo: ToyZoo) -> None:
+    toy_zoo.entry(metric="mAP")
+    check = climb(["float"]).checks[0]
+    assert check.status is Status.FAILED
+    assert check.expected == "mAP"
+    assert check.measured == "accuracy"
+
+
+def test_a_rung_that_never_answered_is_broken(toy_zoo: ToyZoo) -> None:
+    (ladder,) = plan(rungs=["float", "calib"])
+    run_rung(ladder, "float", "run", print)
+    result = finish_ladder(ladder, "run")
+    assert statuses(result) == {"float.accuracy": "passed", "calib.accuracy": "broken"}
+    assert result.verdict is Verdict.UNDECIDED
+
+
+def test_an_old_runs_answer_is_not_this_runs(toy_zoo: ToyZoo) -> None:
+    climb(["float"], "monday")
+    (ladder,) = plan(rungs=["float"])
+    assert finish_ladder(ladder, "tuesday").checks[0].status is Status.BROKEN
+
+
+def test_a_run_ends_with_report_and_manifest(toy_zoo: ToyZoo) -> None:
+    ladders = plan(rungs=["float"])
+    run_rung(ladders[0], "float", "run", print)
+    summary = finish_run(ladders, "run")
+    store = open_store(load_settings())
+    assert store.runs() == ["run"]
+    report = json.loads(store.read_run_file("run", "report.json"))
+    assert report["ladders"][0]["checks"][0]["status"] == "passed"
+    html = store.read_run_file("run", "report.html").decode()
+    assert "float.accuracy" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    manifest = json.loads(store.read_run_file("run", "manifest.json"))
+    assert {"report.json", "report.html", "toy@1@bayes/float.json"} <= set(manifest["files"])
+    evidence = report["ladders"][0]["checks"][0]["evidence"][0]
+    assert evidence["sha256"] in manifest["objects"]
+    assert summary["counts"] == {"undecided": 1}
+
+
+def test_no_work_file_is_left(toy_zoo: ToyZoo) -> None:
+    climb(["float"])
+    assert list(load_settings().work.iterdir()) == []
+
+
+def test_editing_the_zoo_during_a_run_changes_nothing_in_that_run(toy_zoo: ToyZoo) -> None:
+    (ladder,) = plan(rungs=["float"])
+    toy_zoo.entry(gates={"float": {"min": 1.1}})
+    run_rung(ladder, "float", "run", print)
+    assert finish_ladder(ladder, "run").checks[0].status is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"models": ["toy", "nope"]}, "no such model"),
+        ({"version": "9"}, "no ladder matches"),
+        ({"target": "bayes-e"}, "no ladder matches"),
+        ({"rungs": ["flaot"]}, "no such rung"),
+    ],
+)
+def test_a_plan_of_what_does_not_exist_is_refused(toy_zoo: ToyZoo, arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        plan(**arguments)
