@@ -212,7 +212,7 @@ class LadderResult:
         if verdict is Verdict.SHIP:
             return "every required check passed"
         if check is not None:
-            return f"{check.id} {check.status}: {check.reason or check.measured}"
+            return f"{check.id} {check.status}: {check.cause or check.reason or check.measured}"
         missing = [str(rung) for rung in Rung if rung not in self.rungs_asked]
         if missing:
             return f"not validated in this run: {', '.join(missing)}"

@@ -8,13 +8,14 @@ lost for every rung alike. A featuremap starts from the training tensor and is q
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Iterator, Sequence, Tuple
 
 import numpy as np
 
 from qatladder.errors import ArtifactError, ConfigError
 from qatladder.numerics import colour
+from qatladder.numerics.compare import Fingerprint, fingerprint
 
 INTERMEDIATE_TYPES = {
     "nv12": "yuv444_128",
@@ -124,6 +125,65 @@ class InputContract:
             values = colour.rgb_to_yuv444(pictures)
             values = values[..., :1] if self.type_train == "gray" else values
         return self.normalise(values)
+
+
+def explain_difference(contract: InputContract, pictures: np.ndarray, trained: np.ndarray, tolerance: float) -> Fingerprint:
+    """Which one mistake in the contract explains what the training code really does?
+
+    Each mistake teams make is undone in a copy of the contract; the first copy that reproduces the training tensor names
+    it. When none does, the shape of the difference is asked (`compare.fingerprint`).
+
+    Args:
+        contract: as declared.
+        pictures: uint8 RGB, [N, H, W, 3].
+        trained: what the training code makes of them, float32 in the contract's layout.
+        tolerance: largest absolute difference that still counts as equal.
+    """
+    for cause, detail, variant in _mistakes(contract):
+        guess = variant.training_tensor_of_pictures(pictures)
+        if guess.shape == trained.shape and float(np.abs(guess - trained).max()) <= tolerance:
+            return Fingerprint(cause, 1.0, detail)
+    return fingerprint(trained, contract.training_tensor_of_pictures(pictures), 1 if contract.layout == "NCHW" else -1)
+
+
+def _mistakes(contract: InputContract) -> Iterator[Tuple[str, str, InputContract]]:
+    """(cause, what is wrong in words, the contract without it), most frequent first."""
+    mean, scale = contract.mean, contract.scale
+    other = {"rgb": "bgr", "bgr": "rgb"}.get(contract.type_train)
+    inverse = tuple(1.0 / value for value in scale) if all(scale) else scale
+    if other:
+        detail = "type_train is declared {}, the training code feeds {}".format(contract.type_train, other)
+        yield "channel_swap", detail, replace(contract, type_train=other)
+        yield (
+            "channel_swap",
+            detail + ", with mean and scale in that order",
+            replace(contract, type_train=other, mean=mean[::-1], scale=scale[::-1]),
+        )
+        yield "channel_swap", "mean and scale are listed in {} order".format(other), replace(contract, mean=mean[::-1], scale=scale[::-1])
+    yield "offset", "a mean is declared, the training code subtracts none", replace(contract, mean=())
+    yield (
+        "offset",
+        "mean is declared for values 0 to 1, the pictures have 0 to 255",
+        replace(contract, mean=tuple(255 * value for value in mean)),
+    )
+    yield "offset", "the training code subtracts 128, no mean is declared", replace(contract, mean=(128.0,))
+    yield "scale", "a scale is declared, the training code uses none", replace(contract, scale=())
+    yield (
+        "scale",
+        "scale is declared for values 0 to 1, the pictures have 0 to 255",
+        replace(contract, scale=tuple(value / 255 for value in scale)),
+    )
+    yield (
+        "scale",
+        "scale holds the standard deviation; the toolchain multiplies by it, so it must hold 1 / std",
+        replace(contract, scale=inverse),
+    )
+    yield (
+        "scale",
+        "mean and scale hold mean and std for values 0 to 1; the toolchain wants 255 * mean and 1 / (255 * std)",
+        replace(contract, mean=tuple(255 * value for value in mean), scale=tuple(value / 255 for value in inverse)),
+    )
+    yield "scale", "the training code divides by 255, no scale is declared", replace(contract, scale=(1 / 255,))
 
 
 ROUNDINGS = ("half_up", "half_even", "half_away")

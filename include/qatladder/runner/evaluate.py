@@ -64,7 +64,7 @@ def infer(adapter: str, options: Dict[str, Any], rung: str, artifact: str, tenso
     ready = _open(tensors)
     outputs = []
     for start in range(0, _count(ready), adapted.batch):
-        outputs.append(_float32(model({name: np.ascontiguousarray(array[start : start + adapted.batch]) for name, array in ready.items()})))
+        outputs.append(_float32(model({name: np.array(array[start : start + adapted.batch]) for name, array in ready.items()})))
     return {"tensors": _save(_concatenate(outputs), Path(out))}
 
 
@@ -120,7 +120,7 @@ def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], target
     if count > len(truth):
         raise RunnerError("more outputs than targets", expected=len(truth), found=count)
     predictions = [
-        adapted.postprocess({name: np.ascontiguousarray(array[index : index + 1]) for name, array in arrays.items()})
+        adapted.postprocess({name: np.array(array[index : index + 1]) for name, array in arrays.items()})
         for index in range(count)
     ]
     return _scored(adapted, predictions, truth[:count], Path(out), {})

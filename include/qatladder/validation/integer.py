@@ -12,13 +12,17 @@ import numpy as np
 from qatladder.errors import ArtifactError, ConfigError
 from qatladder.ladder import CheckResult, Rung
 from qatladder.ladder.checks import checks_of
-from qatladder.numerics.compare import compare, fingerprint
+from qatladder.numerics.compare import compare
+from qatladder.numerics.contract import explain_difference
 from qatladder.toolchains.base import IntInput, IntModel
 from qatladder.validation.ask import Answer, Skip, ask
 from qatladder.validation.context import Context
 from qatladder.validation.samples import Samples, contract_of, make_samples, take
 from qatladder.validation.training import judge_metric
 from qatladder.zoo.schema import InputSpec
+
+GRAY_LEVEL_SHARE = 0.01
+"""How far the declared and the real preprocessing may be apart, in gray levels of the picture."""
 
 
 def validate(context: Context) -> list[CheckResult]:
@@ -96,10 +100,10 @@ class _Work:
         return Answer(
             not problems,
             "; ".join(measured),
-            "the int model takes the intermediate type, and the declared preprocessing equals the training code's to float32 rounding",
+            "; ".join(_expectation(spec) for spec in entry.inputs),
             reason="; ".join(problems),
             values=values,
-            evidence=evidence,
+            evidence=[*evidence, *(item for name, item in context.products.items() if name.startswith("difference/"))],
         )
 
     def _gap(self, spec: InputSpec) -> tuple[dict[str, Any], str]:
@@ -124,13 +128,15 @@ class _Work:
         pictures = np.load(self.samples.raw[spec.name], mmap_mode="r")[: len(trained)]
         declared = contract.training_tensor_of_pictures(np.asarray(pictures))
         found = compare(trained, declared, spec.name)
-        # Both compute (value - mean) * scale; float32 rounds each of three operations: 4 ulp of the largest value.
-        tolerance = 4 * float(np.finfo(np.float32).eps) * max(found.peak, 1.0)
-        axis = 1 if spec.layout == "NCHW" else -1
+        # Pictures have 256 levels: what is below a hundredth of one is the number of digits somebody wrote a mean or scale with.
+        tolerance = GRAY_LEVEL_SHARE * max((abs(value) for value in spec.scale), default=1.0)
         text = f"as {contract.intermediate_type}: max |declared - trained| {found.max_abs:.3g} (tolerance {tolerance:.1g}) over {len(trained)} pictures"
         values: dict[str, Any] = {"max_abs": found.max_abs, "tolerance": tolerance, "cosine": found.cosine}
         if found.max_abs > tolerance:
-            mark = fingerprint(trained, declared, channel_axis=axis)
+            mark = explain_difference(contract, np.asarray(pictures), trained, tolerance)
+            first = self.context.folder / f"{spec.name}_declared_and_trained.npy"
+            np.save(first, np.stack([declared[0], trained[0]]))
+            self.context.keep(f"difference/{spec.name}", first)
             values.update(fingerprint=mark.cause, fingerprint_confidence=mark.confidence, fingerprint_detail=mark.detail)
         return values, text
 
@@ -208,6 +214,13 @@ class _Work:
             context.keep(f"raw/{raw_name}", answered[raw_name], "raw.npy")
         context.keep("targets", samples.targets, "targets.json")
         context.facts["compared_samples"] = len(np.load(next(iter(fed.values())), mmap_mode="r"))
+
+
+def _expectation(spec: InputSpec) -> str:
+    kind = contract_of(spec).intermediate_type
+    if not spec.is_image:
+        return f"{spec.name} is taken as float32 featuremap, finite, in the declared shape"
+    return f"{spec.name} is taken as {kind}, and the declared preprocessing equals the training code's to {GRAY_LEVEL_SHARE:g} gray level"
 
 
 def _declaration_problem(spec: InputSpec, found: IntInput, fed: np.ndarray) -> str:

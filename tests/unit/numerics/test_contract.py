@@ -1,12 +1,14 @@
 """Promises: one picture gives every rung's input, and each rounding is the named one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qatladder.errors import ArtifactError, ConfigError
-from qatladder.numerics.contract import INTERMEDIATE_TYPES, InputContract, dequantize, quantize
+from qatladder.numerics.contract import INTERMEDIATE_TYPES, InputContract, dequantize, explain_difference, quantize
 
 
 def contract(type_rt: str, type_train: str = "rgb", layout: str = "NCHW") -> InputContract:
@@ -79,3 +81,36 @@ def test_a_scale_per_channel_follows_its_axis(rng: np.random.Generator) -> None:
 def test_an_unknown_rounding_is_refused() -> None:
     with pytest.raises(ConfigError, match="no such rounding"):
         quantize(np.zeros(1, np.float32), [1.0], "nearest")
+
+
+MISTAKES = {
+    "rgb declared bgr": (contract("nv12", "bgr"), "channel_swap", "feeds rgb"),
+    "other numbers": (replace(contract("nv12"), mean=(1.0, 2.0, 3.0)), "none", ""),
+    "std for 1/std": (replace(contract("nv12"), scale=(1 / 0.017, 1 / 0.0175, 1 / 0.0174)), "scale", "1 / std"),
+    "torchvision numbers": (
+        replace(
+            contract("nv12"), mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), scale=(1 / 0.017 / 255, 1 / 0.0175 / 255, 1 / 0.0174 / 255)
+        ),
+        "scale",
+        "255 * mean",
+    ),
+    "mean for 0 to 1": (replace(contract("nv12"), mean=(123.675 / 255, 116.28 / 255, 103.53 / 255)), "offset", "values 0 to 1"),
+    "mean in bgr order": (
+        replace(contract("nv12"), mean=(103.53, 116.28, 123.675), scale=(0.0174, 0.0175, 0.017)),
+        "channel_swap",
+        "listed in bgr order",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_one_mistake_in_a_contract_is_named(rng: np.random.Generator, name: str) -> None:
+    declared, cause, words = MISTAKES[name]
+    pictures = rng.integers(0, 256, (2, 6, 8, 3)).astype(np.uint8)
+    trained = contract("nv12").training_tensor_of_pictures(pictures)
+    found = explain_difference(declared, pictures, trained, 1e-4)
+    if cause == "none":
+        assert found.confidence < 1.0
+    else:
+        assert (found.cause, found.confidence) == (cause, 1.0)
+        assert words in found.detail

@@ -1,0 +1,112 @@
+"""What a run says in a terminal or a task log: aligned plain text, no dependency, no colour needed to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from unicodedata import east_asian_width
+
+from qatladder.ladder.results import CheckResult, Evidence, LadderResult, Status, Verdict
+
+SYMBOLS: dict[Status, str] = {
+    Status.PASSED: "✔",
+    Status.FAILED: "✖",
+    Status.SKIPPED: "–",
+    Status.UNPROVABLE: "?",
+    Status.BROKEN: "!",
+}
+"""One sign per status; always printed beside a name or a word, never alone."""
+
+_LABEL = 10
+"""Width of `measured`, `expected` ... in an expanded check."""
+
+
+def verdict_table(ladders: Sequence[LadderResult]) -> str:
+    """One line per ladder: model, version, target, verdict, the first failed check, why; and a line with the totals."""
+    rows = [("MODEL", "VERSION", "TARGET", "VERDICT", "FIRST FAILED CHECK", "WHY")]
+    for ladder in ladders:
+        rows.append(
+            (ladder.model, ladder.version, ladder.target, str(ladder.verdict), ladder.first_failed_check or "-", _one_line(ladder.why))
+        )
+    widths = [max(_width(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join([*(_pad(row[column], widths[column]) for column in range(5)), row[5]]).rstrip() for row in rows]
+    lines.append("")
+    lines.append(totals(ladders))
+    return "\n".join(lines)
+
+
+def totals(ladders: Sequence[LadderResult]) -> str:
+    """`12 ladders: 10 ship, 1 no-ship, 1 undecided`."""
+    counts = ", ".join(f"{sum(ladder.verdict is verdict for ladder in ladders)} {verdict}" for verdict in Verdict)
+    return f"{len(ladders)} ladder{'' if len(ladders) == 1 else 's'}: {counts}"
+
+
+def ladder_text(ladder: LadderResult) -> str:
+    """A ladder as a block: a title, one line per check, failed and open checks expanded, the verdict."""
+    target = ladder.target + (f" ({ladder.toolchain})" if ladder.toolchain else "")
+    lines = [f"{ladder.model} {ladder.version} on {target}"]
+    width = max((len(check.id) for check in ladder.checks), default=0)
+    for check in ladder.checks:
+        lines.append(f"  {SYMBOLS[check.status]} {check.id:<{width}}   {_answer(check)}".rstrip())
+        if check.status in (Status.FAILED, Status.BROKEN, Status.UNPROVABLE):
+            lines += [f"      {line}" for line in _expanded(check)]
+    lines.append(f"  verdict: {ladder.verdict}" + (f" ({_one_line(ladder.why)})" if ladder.why else ""))
+    return "\n".join(lines)
+
+
+def check_log(check: CheckResult) -> list[str]:
+    """A check as the lines of a task log: question, measured, expected, what follows from a failure, evidence, answer."""
+    lines = [f"{check.id}: {check.question}" if check.question else check.id]
+    lines += [f"  {line}" for line in _expanded(check)]
+    lines.append(f"  {SYMBOLS[check.status]} {check.id} {check.status}" + (f" after {check.seconds:.1f} s" if check.seconds else ""))
+    return lines
+
+
+def file_size(size: float) -> str:
+    """Bytes for people: `512 B`, `1.2 kB`, `3.4 MB` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def _answer(check: CheckResult) -> str:
+    """The answer on one line: what was measured and what it was held against; the word alone where the expansion follows."""
+    if check.status is Status.SKIPPED:
+        return _one_line(f"skipped: {check.reason}" if check.reason else "skipped")
+    held = f" (gate {check.expected})" if check.expected and check.measured else ""
+    if check.status is not Status.PASSED:
+        return str(check.status)
+    return _one_line((check.measured or check.reason) + held)
+
+
+def _expanded(check: CheckResult) -> list[str]:
+    """The lines of a check in full; empty ones are left out."""
+    lines = []
+    for label, text in (("measured", check.measured), ("expected", check.expected), ("reason", check.reason), ("cause", check.cause)):
+        if text:
+            first, *rest = text.splitlines()
+            lines += [f"{label:<{_LABEL}}{first}", *(" " * _LABEL + line for line in rest)]
+    for number, step in enumerate(check.next_steps, 1):
+        lines.append(f"{'next' if number == 1 else '':<{_LABEL}}{number}. {_one_line(step)}")
+    for number, item in enumerate(check.evidence):
+        lines.append(f"{'evidence' if number == 0 else '':<{_LABEL}}{evidence_text(item)}")
+    return lines
+
+
+def evidence_text(item: Evidence) -> str:
+    """`name (1.2 kB, sha256 0123456789ab) uri`."""
+    return f"{item.name} ({file_size(item.size)}, sha256 {item.sha256[:12]}) {item.uri}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _width(text: str) -> int:
+    """Columns a terminal needs."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))

@@ -1,0 +1,211 @@
+"""Promises, on the trained sample zoo, the vendor's compiler and simulator, and the virtual board over real SSH:
+good entries ship, the bad one does not and says why, and one changed weight, byte or connection changes exactly the right answer.
+
+Stand-in: hrt_model_exec on the virtual board (the vendor publishes none for x86). Everything else is the real thing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qatladder.boards import hrt
+from qatladder.boards.fleet import load_fleet
+from qatladder.boards.virtual import control
+from qatladder.ladder import LadderResult, Status, Verdict
+from qatladder.settings import PROJECT, load_settings
+from qatladder.toolchains.hmct import Hmct
+from qatladder.validation import finish_ladder, plan, run_rung
+from qatladder.validation import run as run_module
+
+pytestmark = [pytest.mark.vendor, pytest.mark.zoo]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder of our own that borrows the trained artifacts, with virtual boards on free ports."""
+    trained = load_settings().home / "zoo"
+    home = tmp_path_factory.mktemp("home")
+    (home / "zoo").symlink_to(trained)
+    fleet = yaml.safe_load((PROJECT / "include" / "zoo" / "fleet.yaml").read_text())
+    for board in fleet["boards"]:
+        board["port"] = 0
+    (home / "fleet.yaml").write_text(yaml.safe_dump(fleet))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("QATLADDER_HOME", str(home))
+    patch.setenv("QATLADDER_FLEET", str(home / "fleet.yaml"))
+    patch.delenv("QATLADDER_STORE", raising=False)
+    settings = load_settings()
+    boards = load_fleet(settings.fleet).boards
+    for board in boards:
+        control.start_background(board, settings)
+    yield home
+    for board in boards:
+        control.stop(board, settings)
+    patch.undo()
+
+
+def climb(model: str, run_id: str) -> LadderResult:
+
+    (ladder,) = plan([model])
+    for rung in ladder["rungs"]:
+        run_rung(ladder, rung, run_id, print)
+    return finish_ladder(ladder, run_id)
+
+
+@pytest.fixture(scope="module")
+def good(home: Path) -> LadderResult:
+    return climb("digits_cnn", "good")
+
+
+@pytest.fixture
+def prepared(home: Path, good: LadderResult) -> str:
+    """A run whose rungs below the board are done, so that a test can climb to the board alone."""
+    run_id = f"prepared-{time.monotonic_ns()}"
+    shutil.copytree(home / "evidence" / "runs" / "good", home / "evidence" / "runs" / run_id)
+    for path in (home / "evidence" / "runs" / run_id).rglob("board.json"):
+        path.unlink()
+    return run_id
+
+
+def test_a_good_classifier_ships_with_every_check_answered(good: LadderResult) -> None:
+    unanswered = [(check.id, check.reason) for check in good.checks if check.status is not Status.PASSED and check.required]
+    assert unanswered == []
+    assert good.verdict is Verdict.SHIP
+    for check in good.checks:
+        if check.status is Status.PASSED:
+            assert check.measured, check.id
+            assert check.expected, check.id
+
+
+@pytest.mark.parametrize("model", ["digits_det", "wdbc_mlp"])
+def test_the_detector_and_the_featuremap_model_ship(home: Path, model: str) -> None:
+    result = climb(model, "good")
+    assert result.verdict is Verdict.SHIP, result.why
+
+
+def test_the_bad_entry_is_stopped_at_its_input_with_the_cause(home: Path) -> None:
+    result = climb("digits_cnn_bad", "bad")
+    assert result.verdict is Verdict.NO_SHIP
+    assert result.first_failed_check == "int.input"
+    check = result.deciding_check
+    assert check is not None
+    assert check.values["fingerprint"] == "channel_swap"
+    assert "red and blue" in check.cause
+    by_id = {check.id: check for check in result.checks}
+    assert by_id["int.accuracy"].status is Status.FAILED
+    # The conversion itself is faithful and the later rungs are still measured: only the declared input is wrong.
+    assert by_id["int.fidelity"].status is Status.PASSED
+    assert by_id["hbm.bit_exact"].status is Status.PASSED
+    assert by_id["board.runtime"].status is Status.PASSED
+
+
+TAMPER = """
+import sys
+import numpy as np, onnx
+from onnx import numpy_helper
+model = onnx.load(sys.argv[1])
+# The last quantised convolution's weights: every output depends on them.
+last = [n for n in model.graph.node if n.op_type == "HzSQuantizedConv"][-1]
+for item in model.graph.initializer:
+    if item.name == last.input[1]:
+        weights = numpy_helper.to_array(item).copy()
+        index = np.argmax(np.abs(weights.astype(int)) < 100)
+        weights.reshape(-1)[index] += 1
+        item.CopyFrom(numpy_helper.from_array(weights, item.name))
+onnx.save(model, sys.argv[1])
+"""
+
+
+def test_one_weight_changed_in_the_int_model_breaks_bit_exactness(home: Path, good: LadderResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tampered(Hmct):
+        def convert(self, *args: Any, **kwargs: Any) -> Any:
+            conversion = super().convert(*args, **kwargs)
+            python = load_settings().vendor_python
+            subprocess.run([str(python), "-c", TAMPER, str(conversion.products["int"])], check=True)
+            return conversion
+
+    monkeypatch.setitem(run_module.TOOLCHAINS, "hmct", Tampered)
+    result = climb("digits_cnn", "tampered-weight")
+    by_id = {check.id: check for check in result.checks}
+    assert by_id["hbm.input"].status is Status.PASSED
+    assert by_id["hbm.bit_exact"].status is Status.FAILED
+    assert by_id["board.runtime"].status is Status.FAILED
+    assert "expected" in by_id["hbm.bit_exact"].reason
+    assert result.verdict is Verdict.NO_SHIP
+
+
+def test_one_byte_changed_in_a_dump_fails_the_runtime_check(home: Path, prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = hrt.read_dump
+    touched: list[Path] = []
+
+    def tampering(path: Path, tensor: hrt.TensorInfo) -> Any:
+        if not touched:
+            data = bytearray(path.read_bytes())
+            data[0] ^= 1
+            path.write_bytes(data)
+            touched.append(path)
+        return read(path, tensor)
+
+    monkeypatch.setattr(hrt, "read_dump", tampering)
+    (ladder,) = plan(["digits_cnn"])
+    result = run_rung(ladder, "board", prepared, print)
+    check = result.check("board.runtime")
+    assert touched
+    assert check is not None
+    assert check.status is Status.FAILED
+    assert "1 of " in check.measured
+
+
+def test_a_board_killed_in_the_middle_is_broken_and_the_next_run_recovers(home: Path, prepared: str) -> None:
+    settings = load_settings()
+    board = next(item for item in load_fleet(settings.fleet).boards if item.name == "virtual-x5")
+    pid = control.running(board, settings)
+    assert pid is not None
+    frames: list[str] = []
+
+    def kill_at_the_third_frame(line: str) -> None:
+        if line.startswith("frame "):
+            frames.append(line)
+            if len(frames) == 3:
+                os.kill(pid, signal.SIGKILL)
+
+    (ladder,) = plan(["digits_cnn"])
+    result = run_rung(ladder, "board", prepared, kill_at_the_third_frame)
+    by_id = {check.id: check.status for check in result.checks}
+    assert len(frames) >= 3
+    assert by_id["board.health"] is Status.PASSED
+    assert by_id["board.runtime"] is Status.BROKEN
+    assert by_id["board.accuracy"] is Status.SKIPPED
+    ladder_result = finish_ladder(ladder, prepared)
+    assert ladder_result.verdict is Verdict.UNDECIDED
+    assert ladder_result.first_failed_check is None
+
+    control.start_background(board, settings)
+    run_rung(ladder, "board", prepared, print)
+    assert finish_ladder(ladder, prepared).verdict is Verdict.SHIP
+
+
+def test_a_board_that_is_off_is_broken_not_failed(home: Path, prepared: str) -> None:
+    settings = load_settings()
+    board = next(item for item in load_fleet(settings.fleet).boards if item.name == "virtual-x5")
+    control.stop(board, settings)
+    try:
+        (ladder,) = plan(["digits_cnn"])
+        result = run_rung(ladder, "board", prepared, print)
+    finally:
+        control.start_background(board, settings)
+    health = result.check("board.health")
+    assert health is not None
+    assert health.status is Status.BROKEN
+    assert [check.status for check in result.checks[1:5]] == [Status.SKIPPED] * 4
+    assert finish_ladder(ladder, prepared).verdict is Verdict.UNDECIDED
