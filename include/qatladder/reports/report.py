@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -36,8 +36,7 @@ def report_json(ladders: Sequence[LadderResult], run: Mapping[str, Any]) -> dict
 
     Args:
         ladders: in the order they should be kept.
-        run: what is known of the run: `id`, `started` (ISO 8601 UTC), `seconds`, `store`, and anything else worth showing. With
-            `evidence_link` (a URL template with `{sha256}` and optionally `{name}`) the page links evidence that is not on http(s).
+        run: what is known of the run: `id`, `started` (ISO 8601 UTC), `seconds`, `store`, and anything else worth showing.
     Returns:
         `schema`, `run`, `summary` (count per verdict and `total`), `ladders` (`LadderResult.to_json` plus `deciding_check`, an id or
         None). A number that is not finite becomes the string `nan`, `inf` or `-inf`: JSON has no other way to say it.
@@ -57,9 +56,9 @@ def report_html(report: Mapping[str, Any]) -> str:
     What a ladder does not carry (metrics, compiler report, board facts) is left out; everything shown is escaped.
     """
     run = report["run"]
-    ladders = [_ladder_view(ladder, index, run) for index, ladder in enumerate(report["ladders"])]
+    ladders = [_ladder_view(ladder, index) for index, ladder in enumerate(report["ladders"])]
     ladders.sort(key=lambda view: [str(verdict) for verdict in _VERDICT_ORDER].index(view["verdict"]))
-    extra = {key: value for key, value in run.items() if key not in ("id", "started", "seconds", "store", "evidence_link")}
+    extra = {key: value for key, value in run.items() if key not in ("id", "started", "seconds", "store")}
     page: str = _template().render(run=run, extra=extra, summary=report["summary"], verdicts=_VERDICT_ORDER, ladders=ladders)
     return page
 
@@ -69,12 +68,12 @@ def _deciding(ladder: LadderResult) -> str | None:
     return None if check is None else check.id  # a failed check is false in a boolean context
 
 
-def _ladder_view(ladder: Mapping[str, Any], index: int, run: Mapping[str, Any]) -> dict[str, Any]:
+def _ladder_view(ladder: Mapping[str, Any], index: int) -> dict[str, Any]:
     """A ladder with what the template needs besides its data: links, the state of every rung, the chart, the side tables."""
     checks = [
         {
             **check,
-            "evidence": [_evidence_view(item, run) for item in check.get("evidence", ())],
+            "evidence": [_evidence_view(item) for item in check.get("evidence", ())],
             "symbol": SYMBOLS[Status(check["status"])],
         }
         for check in ladder["checks"]
@@ -95,7 +94,7 @@ def _ladder_view(ladder: Mapping[str, Any], index: int, run: Mapping[str, Any]) 
         "versions": {name: found for name, fact in facts.items() if (found := _versions(fact))},
         "identities": {name: fact["identity"] for name, fact in facts.items() if fact.get("identity")},
         "products": [
-            {"rung": name, "role": role, **_evidence_view(item, run)}
+            {"rung": name, "role": role, **_evidence_view(item)}
             for name, rung in rungs.items()
             for role, item in (rung.get("products") or {}).items()
         ],
@@ -162,15 +161,14 @@ def _compile_view(compiled: Any) -> dict[str, Any] | None:
     }
 
 
-def _evidence_view(item: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """An evidence with the link a browser can follow: its own http(s) address, else the run's template, else none."""
-    link = ""
-    if urlsplit(item["uri"]).scheme in ("http", "https"):
-        link = item["uri"]
-    elif run.get("evidence_link"):
-        link = str(run["evidence_link"]).replace("{sha256}", quote(item["sha256"], safe="")).replace("{name}", quote(item["name"], safe=""))
-        link = link if urlsplit(link).scheme in ("", "http", "https") else ""
-    return {**item, "link": link}
+def _evidence_view(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An evidence with a link a browser can follow.
+
+    The page lies in `runs/<run>/`, evidence in `objects/` of the same store, so the link is relative: it works from a folder, from a
+    bucket and through the Airflow plugin alike. Evidence that is nowhere in a store is named without a link.
+    """
+    _, objects, key = str(item["uri"]).rpartition("/objects/")
+    return {**item, "link": f"../../objects/{quote(key)}" if objects else ""}
 
 
 @cache

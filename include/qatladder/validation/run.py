@@ -228,10 +228,12 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     settings = load_settings()
     store = open_store(settings)
     results = [finish_ladder(ladder, run_id) for ladder in ladders]
+    started, finished = min((result.started for result in results if result.started), default=_now()), _now()
     run = {
-        "run_id": run_id,
-        "started": min((result.started for result in results if result.started), default=_now()),
-        "finished": _now(),
+        "id": run_id,
+        "started": started,
+        "finished": finished,
+        "seconds": (datetime.datetime.fromisoformat(finished) - datetime.datetime.fromisoformat(started)).total_seconds(),
         "store": settings.store,
         "qatladder": __version__,
     }
@@ -263,7 +265,7 @@ def _manifest(run: dict[str, Any], results: Sequence[LadderResult], store: Store
         for rung in result.rungs
         for item in [*rung.products.values(), *(item for check in rung.checks for item in check.evidence)]
     }
-    files = sorted(key.split("/", 2)[2] for key in store.keys(f"runs/{safe_name(str(run['run_id']))}/"))
+    files = sorted(key.split("/", 2)[2] for key in store.keys(f"runs/{safe_name(str(run['id']))}/"))
     return {"manifest": 1, **run, "files": [name for name in files if name != "manifest.json"], "objects": dict(sorted(objects.items()))}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.unit.reports.ladders import COMPILE, RUN, evidence, no_ship, ship, undecided
 
-from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
+from qatladder.ladder import CheckResult, Evidence, LadderResult, Rung, RungResult, Status
 from qatladder.reports.chart import chart, gate_level
 from qatladder.reports.report import report_html, report_json, show_duration, show_moment, show_value
 
@@ -153,13 +153,20 @@ def test_no_text_becomes_markup() -> None:
     assert "alert(1)>49" not in found.text
 
 
-def test_evidence_links_are_followable_or_plain() -> None:
-    links = page(no_ship()).links()
-    assert "https://store.example/evidence/f6/" + "f6" * 32 in links
-    assert not [link for link in links if link.startswith("s3:")]
-    served = page(no_ship(), evidence_link="/qatladder/evidence/{sha256}?name={name}").links()
-    assert "/qatladder/evidence/" + "e5" * 32 + "?name=probe_int_input.npz" in served
-    assert not [link for link in page(no_ship(), evidence_link="javascript:{sha256}").links() if "javascript" in link]
+def test_evidence_of_the_store_is_linked_relative_to_the_page_and_nothing_else() -> None:
+    check = CheckResult(
+        "float.accuracy",
+        Status.PASSED,
+        evidence=(
+            Evidence("a.json", "ab" * 32, 1, "file:///data/evidence/objects/ab/" + "ab" * 32 + ".json"),
+            Evidence("b.json", "cd" * 32, 1, "s3://bucket/lab/objects/cd/" + "cd" * 32 + ".json"),
+            Evidence("c.json", "ef" * 32, 1, "javascript:alert(1)"),
+        ),
+    )
+    links = page(LadderResult("m", "1", "t", (RungResult(Rung.FLOAT, (check,)),))).links()
+    assert f"../../objects/ab/{'ab' * 32}.json" in links
+    assert f"../../objects/cd/{'cd' * 32}.json" in links
+    assert not [link for link in links if link.startswith(("javascript", "s3", "file"))]
 
 
 def test_what_is_missing_is_left_out() -> None:
