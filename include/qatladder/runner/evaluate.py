@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -23,7 +24,7 @@ def export_samples(adapter: str, options: Dict[str, Any], split: str, limit: Opt
     model = load_adapter(adapter, options)
     inputs: Dict[str, List[np.ndarray]] = {}
     targets: List[Any] = []
-    for sample in model.samples(split, limit):
+    for sample in islice(model.samples(split, limit), limit):
         for name, array in sample.inputs.items():
             inputs.setdefault(name, []).append(np.asarray(array))
         targets.append(sample.target)
@@ -102,7 +103,7 @@ def evaluate(adapter: str, options: Dict[str, Any], rung: str, artifact: str, sp
             predictions.append(adapted.postprocess({name: array[index : index + 1] for name, array in outputs.items()}))
         pending.clear()
 
-    for sample in adapted.samples(split, limit):
+    for sample in islice(adapted.samples(split, limit), limit):
         pending.append(adapted.preprocess(sample.inputs))
         targets.append(sample.target)
         if len(pending) == adapted.batch:

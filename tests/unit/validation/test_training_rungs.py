@@ -6,14 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from tests.unit.toy import ToyZoo
 
 from qatladder.errors import ConfigError
 from qatladder.evidence import open_store
 from qatladder.ladder import LadderResult, Rung, Status, Verdict
 from qatladder.settings import load_settings
 from qatladder.validation import finish_ladder, finish_run, plan, run_rung
-
-from .conftest import ToyZoo
 
 
 def climb(rungs: list[str] | None = None, run_id: str = "run") -> LadderResult:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from qatladder.settings import PROJECT
 
 ADAPTER = """
 import json
@@ -45,6 +47,7 @@ class ToyZoo:
         self.artifacts.mkdir(parents=True)
         (folder / "zoo").mkdir()
         (folder / "zoo" / "toy.py").write_text(ADAPTER)
+        shutil.copy(PROJECT / "include" / "zoo" / "fleet.yaml", folder / "zoo")
 
     def artifact(self, which: str, wrong: int) -> None:
         (self.artifacts / f"{which}.json").write_text(f'{{"wrong": {wrong}}}')
@@ -64,16 +67,3 @@ class ToyZoo:
         }
         data.update(changes)
         (self.folder / "zoo" / "toy.yaml").write_text(yaml.safe_dump(data))
-
-
-@pytest.fixture
-def toy_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyZoo:
-    monkeypatch.setenv("QATLADDER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("QATLADDER_ZOO", str(tmp_path / "zoo"))
-    monkeypatch.setenv("QATLADDER_VENDOR", "0")
-    monkeypatch.delenv("QATLADDER_STORE", raising=False)
-    zoo = ToyZoo(tmp_path)
-    zoo.entry()
-    for which in ("float", "calib", "qat"):
-        zoo.artifact(which, 0)
-    return zoo
