@@ -96,7 +96,7 @@ class Conversion:
 
     Attributes:
         products: files by role: `int` (quantized ONNX), `hbm`, `bin`, `hbir` (when kept), `config`, `log`, `perf_json`, `perf_html`.
-        identity: sha256 that repeats for equal input (of the int ONNX: hbm and bin embed paths and never repeat).
+        identity: sha256 that repeats for equal input (of the int ONNX in canonical order: hbm and bin embed paths and never repeat).
         versions: tool name to version.
     """
 

@@ -1,0 +1,126 @@
+"""The hmct toolchain (public wheels of Horizon Robotics / D-Robotics: hmct, hbdk, horizon_tc_ui) behind `base.Toolchain`.
+
+This side runs in the product and imports nothing of the vendor's. Every method is one job in the vendor environment
+(`qatladder.toolchains.hmct_vendor`), so a crash or a memory limit there is a `BrokenError` here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from qatladder.errors import QATLadderError
+from qatladder.runner.client import Environment, run_job
+from qatladder.settings import Settings
+from qatladder.toolchains.base import CompileReport, Conversion, Feature, IntInput, IntModel, IntOutput, Log
+from qatladder.zoo.schema import Entry, Target
+
+STANDIN = Path(__file__).resolve().parent / "torch_standin"
+"""Goes on the vendor environment's path: hmct imports torch, and uses none of it for ONNX models."""
+
+_CALL = "qatladder.toolchains.hmct_vendor:"
+
+
+class Hmct:
+    """See `qatladder.toolchains.base.Toolchain`.
+
+    Args:
+        settings: says whether the vendor packages may be used and where their interpreter is.
+        timeout: seconds one job may take.
+    """
+
+    name = "hmct"
+
+    def __init__(self, settings: Settings, timeout: float = 1800.0) -> None:
+        self._settings = settings
+        self._timeout = timeout
+
+    @property
+    def environment(self) -> Environment:
+        return _environment(self._settings.vendor_python)
+
+    def unavailable(self) -> str:
+        """Why hmct cannot be used here; empty when it can. The first call per process imports the tools once (about 2 s)."""
+        if not self._settings.vendor:
+            return "opted out of the proprietary vendor packages (QATLADDER_VENDOR=0)"
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            return f"the vendor tools exist for Linux x86_64 only, not for {sys.platform} {platform.machine()}"
+        if not self._settings.vendor_python.exists():
+            return f"the vendor environment is not installed ({self._settings.vendor_python} does not exist); run `make setup`"
+        try:
+            _probe(self._settings.vendor_python)
+        except QATLadderError as error:
+            return f"the vendor environment does not work ({error.message}); run `make setup` again"
+        return ""
+
+    def versions(self) -> dict[str, str]:
+        return dict(_probe(self._settings.vendor_python))
+
+    def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log) -> Conversion:
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments = {
+            "model": entry.model,
+            "onnx_file": str(onnx.resolve()),
+            "folder": str(folder.resolve()),
+            "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
+            "target": target.model_dump(mode="json", include={"march", "optimize_level", "core_num"}),
+        }
+        value = self._job("convert", arguments, folder, log, model=entry.model, target=target.id)
+        products = {role: Path(file) for role, file in value["products"].items()}
+        log(
+            f"{value['compared']} scales and weights of the int model equal the exported model's ({value['half_way']} single weights half way)"
+        )
+        return Conversion(products, value["identity"], value["versions"])
+
+    def describe_int(self, int_model: Path, folder: Path) -> IntModel:
+        value = self._job("describe_int", {"int_model": str(int_model.resolve())}, folder, None, rung="int")
+        return IntModel(
+            tuple(IntInput(**_tuples(item)) for item in value["inputs"]), tuple(IntOutput(**_tuples(item)) for item in value["outputs"])
+        )
+
+    def run_int(self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log) -> dict[str, Path]:
+        files = {name: str(path.resolve()) for name, path in tensors.items()}
+        arguments = {"int_model": str(int_model.resolve()), "tensors": files, "folder": str(folder.resolve()), "raw": raw}
+        return {name: Path(file) for name, file in self._job("run_int", arguments, folder, log, rung="int").items()}
+
+    def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
+        arguments = {
+            "int_model": str(int_model.resolve()),
+            "hbm": str(hbm.resolve()),
+            "hbir": str(hbir.resolve()) if hbir else None,
+            "folder": str(folder.resolve()),
+        }
+        value = self._job("compile_report", arguments, folder, log, rung="hbm")
+        value.update({side: [Feature(**_tuples(item)) for item in value[side]] for side in ("inputs", "outputs")})
+        return CompileReport(**_tuples(value))
+
+    def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
+        files = {name: [str(path.resolve()) for path in paths] for name, paths in inputs.items()}
+        arguments = {"hbm": str(hbm.resolve()), "inputs": files, "folder": str(folder.resolve())}
+        return {name: Path(file) for name, file in self._job("simulate", arguments, folder, log, rung="hbm").items()}
+
+    def _job(self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, **where: object) -> Any:
+        return run_job(self.environment, _CALL + function, arguments, folder, timeout=self._timeout, log=log, **where).value
+
+
+def _environment(python: Path) -> Environment:
+    """The vendor environment: its own tools first on PATH, the stand-in for torch on PYTHONPATH."""
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+    return Environment("vendor", python, variables={"PATH": path, "VIRTUAL_ENV": str(python.parent.parent)}, paths=[STANDIN])
+
+
+@lru_cache(maxsize=8)
+def _probe(python: Path) -> dict[str, str]:
+    """Versions of the tools in an environment; asked once per process."""
+    with tempfile.TemporaryDirectory(prefix="qatladder-hmct-") as folder:
+        return dict(run_job(_environment(python), _CALL + "versions", {}, Path(folder), timeout=120).value)
+
+
+def _tuples(item: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists back to tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}

@@ -1,0 +1,443 @@
+"""The part of the hmct toolchain that runs inside the vendor environment: one function per job, plain data in and out.
+
+Called through `qatladder.runner`; see `qatladder.toolchains.hmct` for the other side. Python 3.10, numpy 1.23, onnx 1.15, protobuf 3.20;
+nothing of `qatladder.zoo` (pydantic) can be imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from qatladder.errors import ArtifactError, BrokenError, ToolchainError
+from qatladder.toolchains import hmct_graph, hmct_tools
+from qatladder.toolchains.hmct_rewrite import rewrite
+
+_CONVERTED = "Convert to runtime bin file successfully!"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed tools; importing them proves that the environment works."""
+    import hbdk  # type: ignore[import-not-found]
+    import horizon_nn.api  # type: ignore[import-not-found]
+    import horizon_tc_ui.version  # type: ignore[import-not-found]
+
+    console = hmct_tools.run_tool(["hbdk-cc", "--version"], Path.cwd()).console
+    runtime = re.search(r"^runtime version: *(\S+)", console, re.MULTILINE)
+    if runtime is None:
+        raise BrokenError("hbdk-cc does not state its version", "run `make setup` again", kind="tool_failed", console=console)
+    return {
+        "hb_mapper": horizon_tc_ui.version.__version__,
+        "horizon_nn": horizon_nn.api.version,
+        "hbdk": hbdk.__version__,
+        "hbdk_runtime": runtime.group(1),
+    }
+
+
+def convert(model: str, onnx_file: str, folder: str, inputs: list[dict[str, Any]], target: dict[str, Any]) -> dict[str, Any]:
+    """Convert an exported QDQ ONNX.
+
+    Args:
+        model: the entry's model name; names the hbm's model and the .bin.
+        onnx_file, folder: absolute paths.
+        inputs: the entry's inputs as `InputSpec` has them.
+        target: march, optimize_level and core_num.
+    Returns:
+        {"products": {role: path}, "identity": sha256, "versions": {...}, "compared": scales and weights found equal,
+        "half_way": single weights whose rounding is open (see `hmct_graph.verify_scales`)}.
+    """
+    work = Path(folder)
+    name = re.sub(r"\W", "_", model)
+    rewritten = rewrite(_load(Path(onnx_file)), {item["name"]: item["shape"] for item in inputs}, name)
+    (work / "model.onnx").write_bytes(rewritten.model.SerializeToString(deterministic=True))
+    config = work / "hb_mapper.yaml"
+    config.write_text(configuration(name, inputs, target), encoding="utf-8")
+    build = work / "build"
+    run = hmct_tools.run_tool(
+        ["hb_mapper", "makertbin", "--model-type", "onnx", "--config", config],
+        work,
+        variables={"HNN_MODEL_EXPORT": "1"},  # hmct's own switch to keep the .hbir and the hybrid model, without changing the outputs
+    )
+    log = work / "hb_mapper.log"
+    log.write_text(run.console, encoding="utf-8")
+    for line in _worth_telling(run.console):
+        print(line)
+    binary, quantized_file, calibrated = (build / f"{name}{end}" for end in (".bin", "_quantized_model.onnx", "_calibrated_model.onnx"))
+    complete = all(file.is_file() and file.stat().st_size for file in (binary, quantized_file, calibrated))
+    if run.code != 0 or not complete or _CONVERTED not in run.console:
+        error = hmct_tools.conversion_error(run, model)
+        if isinstance(error, ToolchainError) and calibrated.is_file():  # a scale of hmct's own is the better explanation
+            hmct_graph.verify_calibration(rewritten.pairs, onnx.load(str(calibrated)))
+        raise error
+    _one_bpu_part(build / f"{name}_hybrid_model.onnx", run.console)
+    quantized = onnx.load(str(quantized_file))
+    compared, half_way = hmct_graph.verify_scales(rewritten.pairs, onnx.load(str(calibrated)), quantized)
+    hbm = work / f"{name}.hbm"
+    hbm.write_bytes(_packed_hbm(binary))
+    described = hmct_tools.describe_hbm(_disassemble(hbm, work), hbm)
+    _same_rim(described, hmct_graph.describe(quantized), quantized, hbm)
+    if described["march"] != target["march"]:
+        raise ToolchainError(
+            "the hbm is for another march than was asked", "convert again", expected=target["march"], found=described["march"]
+        )
+    int_model = work / quantized_file.name
+    int_model.write_bytes(hmct_graph.canonical(quantized))
+    products = {"int": int_model, "hbm": hbm, "bin": binary, "config": config, "log": log}
+    part = build / f"{described['name']}.x"
+    optional = {"hbir": part.with_suffix(".hbir"), "perf_json": part.with_suffix(".json"), "perf_html": part.with_suffix(".html")}
+    products.update({role: file for role, file in optional.items() if file.is_file()})
+    return {
+        "products": {role: str(file) for role, file in products.items()},
+        "identity": hashlib.sha256(int_model.read_bytes()).hexdigest(),
+        "versions": {**_logged_versions(run.console), **described["versions"]},
+        "compared": compared,
+        "half_way": half_way,
+    }
+
+
+def configuration(name: str, inputs: list[dict[str, Any]], target: dict[str, Any]) -> str:
+    """The hb_mapper configuration: paths relative to itself, so that equal entries give equal bytes."""
+    import yaml
+
+    def each(values: list[str]) -> str:
+        return "".join(f"{value};" for value in values)
+
+    def numbers(values: list[float], channels: int) -> str:
+        return " ".join(repr(float(value)) for value in (values * channels if len(values) == 1 else values))
+
+    images = [item["type_rt"] != "featuremap" for item in inputs]
+    layouts = [item["layout"] if item["layout"] != "none" else "NCHW" for item in inputs]
+    channels = [item["shape"][1] if layout == "NCHW" else item["shape"][-1] for item, layout in zip(inputs, layouts, strict=True)]
+    norms = {(True, True): "data_mean_and_scale", (True, False): "data_mean", (False, True): "data_scale", (False, False): "no_preprocess"}
+    parameters: dict[str, Any] = {
+        "input_name": each([item["name"] for item in inputs]),
+        "input_type_rt": each([item["type_rt"] for item in inputs]),
+        "input_type_train": each([item["type_train"] for item in inputs]),
+        "input_layout_train": each(layouts),
+        "input_shape": each(["x".join(map(str, item["shape"])) for item in inputs]),
+        "norm_type": each([norms[bool(item["mean"]), bool(item["scale"])] for item in inputs]),
+    }
+    if not all(item["type_rt"] == "nv12" for item in inputs):
+        runtime = [
+            "NHWC" if image and item["type_rt"] != "gray" else layout for item, image, layout in zip(inputs, images, layouts, strict=True)
+        ]
+        parameters["input_layout_rt"] = each(runtime)
+    for key in ("mean", "scale"):
+        if any(item[key] for item in inputs):
+            values = [numbers(list(item[key]), count) if item[key] else "None" for item, count in zip(inputs, channels, strict=True)]
+            parameters[f"{key}_value"] = each(values)
+    document = {
+        "model_parameters": {
+            "onnx_model": "model.onnx",
+            "march": target["march"],
+            "layer_out_dump": False,  # true would make every layer an output, and the hbm another one
+            "working_dir": "build",
+            "output_model_file_prefix": name,
+        },
+        "input_parameters": parameters,
+        "calibration_parameters": {"calibration_type": "load"},
+        "compiler_parameters": {
+            "compile_mode": "latency",
+            "optimize_level": target["optimize_level"],
+            "debug": True,
+            "core_num": target["core_num"],
+            "jobs": 2,
+            "input_source": {item["name"]: item["source"] for item in inputs},
+        },
+    }
+    return str(yaml.safe_dump(document, sort_keys=False))
+
+
+def describe_int(int_model: str) -> dict[str, Any]:
+    """Inputs and outputs of an int model; see `hmct_graph.describe`."""
+    return hmct_graph.describe(_load(Path(int_model)))
+
+
+def run_int(int_model: str, tensors: dict[str, str], folder: str, raw: bool) -> dict[str, str]:
+    """Run an int model with the vendor's bundled ONNX Runtime.
+
+    Args:
+        tensors: [N, ...] .npy per input, each sample without the batch axis, in the type the int model declares.
+        raw: also write the integers behind every input and output.
+    Returns:
+        {tensor name: .npy}.
+    """
+    from hmct.api import ORTExecutor  # type: ignore[import-not-found]
+
+    model = _load(Path(int_model))
+    described = hmct_graph.describe(model)
+    arrays = {name: np.load(file, mmap_mode="r") for name, file in tensors.items()}
+    count = _check_tensors(described["inputs"], arrays)
+    wanted = [item["name"] for item in described["outputs"]]
+    if raw:
+        model_inputs = {item["name"] for item in described["inputs"]}
+        integers = [item["raw_name"] for item in (*described["inputs"], *described["outputs"])]
+        model = hmct_graph.with_outputs(model, [name for name in integers if name not in model_inputs])
+        wanted = list(dict.fromkeys(wanted + integers))
+    computed = [name for name in wanted if name not in arrays]
+    session = ORTExecutor(model).to("cpu").create_session()
+    files = {name: str(Path(folder) / f"{index}.npy") for index, name in enumerate(wanted)}
+    written: dict[str, Any] = {}
+    for index in range(count):
+        feed = {name: np.ascontiguousarray(array[index : index + 1]) for name, array in arrays.items()}
+        answers = session.forward(feed, computed)
+        for name, value in {**answers, **{name: feed[name] for name in wanted if name in feed}}.items():
+            if name not in written:
+                written[name] = np.lib.format.open_memmap(files[name], mode="w+", dtype=value.dtype, shape=(count, *value.shape[1:]))
+            written[name][index] = value[0]
+    for array in written.values():
+        array.flush()
+    return files
+
+
+def _check_tensors(inputs: list[dict[str, Any]], arrays: dict[str, Any]) -> int:
+    names = {item["name"] for item in inputs}
+    if names != set(arrays):
+        raise ArtifactError(
+            "the int model has other inputs", "feed it what describe_int states", expected=sorted(names), found=sorted(arrays)
+        )
+    for item in inputs:
+        array = arrays[item["name"]]
+        if array.dtype.name != item["dtype"] or list(array.shape[1:]) != item["shape"][1:] or item["shape"][0] != 1:
+            raise ArtifactError(
+                "a tensor does not fit the int model's input",
+                "feed the int model its intermediate type (an nv12 or rgb image as int8 NHWC, value - 128)",
+                input=item["name"],
+                expected=f"{item['dtype']} [N, {', '.join(map(str, item['shape'][1:]))}]",
+                found=f"{array.dtype.name} {list(array.shape)}",
+            )
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ArtifactError("the inputs hold no samples, or different numbers of them", "write all inputs again", found=sorted(counts))
+    return counts.pop()
+
+
+def compile_report(int_model: str, hbm: str, hbir: str | None, folder: str) -> dict[str, Any]:
+    """Describe an hbm; fields as `qatladder.toolchains.base.CompileReport` has them."""
+    file, work = Path(hbm), Path(folder)
+    described = hmct_tools.describe_hbm(_disassemble(file, work), file)
+    run = hmct_tools.run_tool(["hbdk-perf", file, "-o", work], work)
+    estimate = work / f"{described['name']}.json"
+    error = hmct_tools.hbm_error(run, "hbdk-perf", file)
+    if error is not None or not estimate.is_file():
+        raise error or BrokenError("hbdk-perf wrote no report", "read its console", kind="dump_missing", console=run.tail(), file=estimate)
+    summary = json.loads(estimate.read_text(encoding="utf-8"))["summary"]
+    names = {side: [item["name"] for item in described[side]] for side in ("inputs", "outputs")}
+    where = hmct_graph.operators(_load(Path(int_model)), names["inputs"], names["outputs"])
+    return {
+        **{key: described[key] for key in ("march", "inputs", "outputs", "versions")},
+        **hmct_tools.describe_performance(summary, file.stat().st_size),
+        "operators": {key: where[key] for key in ("bpu", "cpu", "rim")},
+        "cpu_operators": where["cpu_operators"],
+        "problems": _check_support(Path(hbir), described, work) if hbir else [],
+    }
+
+
+def _check_support(hbir: Path, described: dict[str, Any], work: Path) -> list[str]:
+    sources = ",".join(item["source"] for item in described["inputs"])
+    run = hmct_tools.run_tool(
+        ["hbdk-model-check", "-f", "hbir", "-m", hbir, "--march", described["march"], "-i", sources, "--core-num", described["core_num"]],
+        work,
+    )
+    if run.code == 0 and "This model is supported!" in run.console:
+        return []
+    if "Deserialize hbir file" in run.console:
+        raise ArtifactError("the hbir cannot be read", "convert again", file=hbir, found=run.tail(1))
+    lines = [line.strip() for line in run.console.splitlines() if line.strip()]
+    return lines or [f"hbdk-model-check ended with {run.signal or run.code} and said nothing"]
+
+
+def simulate(hbm: str, inputs: dict[str, list[str]], folder: str) -> dict[str, str]:
+    """Run an hbm on the instruction-level simulator, sample by sample.
+
+    Args:
+        inputs: per input feature one raw file per sample.
+    Returns:
+        {output feature: [N, ...] .npy of raw integers, valid shape without the batch axis}.
+    """
+    file, work = Path(hbm), Path(folder)
+    described = hmct_tools.describe_hbm(_disassemble(file, work), file)
+    features = described["inputs"]
+    if {item["name"] for item in features} != set(inputs):
+        raise ArtifactError(
+            "the hbm has other inputs",
+            "feed it what compile_report states",
+            expected=[item["name"] for item in features],
+            found=sorted(inputs),
+        )
+    counts = {len(files) for files in inputs.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ArtifactError("the inputs hold no samples, or different numbers of them", "write all inputs again", found=sorted(counts))
+    count = counts.pop()
+    for item in features:
+        for path in inputs[item["name"]]:
+            _check_file(item, Path(path))
+    arrays = {}
+    for index, item in enumerate(described["outputs"]):
+        shape = (count, *item["valid_shape"][1:])
+        arrays[item["name"]] = np.lib.format.open_memmap(str(work / f"{index}.npy"), mode="w+", dtype=item["dtype"], shape=shape)
+
+    def one(sample: int) -> None:
+        place = work / f"sample_{sample}"
+        place.mkdir(exist_ok=True)
+        for index, array in enumerate(_simulate_one(file, described, [inputs[item["name"]][sample] for item in features], place)):
+            arrays[described["outputs"][index]["name"]][sample] = array[0]
+
+    workers = min(4, len(os.sched_getaffinity(0)), count)
+    with ThreadPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(one, range(count)), 1):
+            if done == count or done % 10 == 0:
+                print(f"simulated {done} of {count} samples")
+    for array in arrays.values():
+        array.flush()
+    return {item["name"]: str(work / f"{index}.npy") for index, item in enumerate(described["outputs"])}
+
+
+def _simulate_one(hbm: Path, described: dict[str, Any], files: list[str], place: Path) -> list[Any]:
+    links, sizes = [], []
+    for index, (item, path) in enumerate(zip(described["inputs"], files, strict=True)):
+        image = item["source"] in ("pyramid", "resizer")
+        height, width, channels = item["valid_shape"][1:]
+        suffix = (".yuv" if channels == 3 else ".y") if image else ".bin"  # the simulator goes by the file's name
+        link = place / f"input_{index}{suffix}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(path).resolve())
+        links.append(str(link))
+        sizes.append(f"{height}x{width}" if image else "")
+    output = place / "output"
+    output.mkdir(exist_ok=True)
+    for old in output.iterdir():
+        old.unlink()
+    size = ["--yuv-size", ",".join(sizes)] if any(sizes) else []
+    run = hmct_tools.run_tool(["hbdk-sim", "-f", hbm, "-n", described["name"], "-i", ",".join(links), *size, "-o", output], place)
+    (place / "hbdk-sim.log").write_text(run.console, encoding="utf-8")
+    error = hmct_tools.hbm_error(run, "hbdk-sim", hbm)
+    if error is not None:
+        raise error
+    return [_output_of(output, index, item) for index, item in enumerate(described["outputs"])]
+
+
+def _output_of(folder: Path, index: int, item: dict[str, Any]) -> Any:
+    """The simulator writes `/` and other characters of a feature's name as `_`; its index is what is unique."""
+    found = sorted(folder.glob(f"hbdk_output{index}_feature_*_elem_int.txt"))
+    file = found[0] if found else folder / f"hbdk_output{index}_feature_{re.sub(chr(92) + 'W', '_', item['name'])}_elem_int.txt"
+    return hmct_tools.read_simulated(file, item["valid_shape"], item["dtype"])
+
+
+def _check_file(item: dict[str, Any], file: Path) -> None:
+    if item["source"] in ("pyramid", "resizer"):
+        height, width, channels = item["valid_shape"][1:]
+        expected = height * width * 3 // 2 if channels == 3 else height * width
+    else:
+        expected = int(np.prod(item["valid_shape"], dtype=np.int64)) * np.dtype(item["dtype"]).itemsize
+    found = file.stat().st_size if file.is_file() else None
+    if found != expected:
+        raise ArtifactError(
+            "an input file has the wrong size for the hbm" if found is not None else "an input file is missing",
+            "write nv12 as H*3/2 x W bytes, ddr inputs as unpadded integers of the valid shape",
+            file=file,
+            feature=item["name"],
+            expected=f"{expected} bytes for {item['valid_shape']} {item['dtype']} ({item['source']})",
+            found=f"{found} bytes" if found is not None else "no file",
+        )
+
+
+def _load(file: Path) -> onnx.ModelProto:
+    if not file.is_file():
+        raise ArtifactError("the ONNX file does not exist", "export it, or correct `artifacts.onnx`", file=file)
+    try:
+        return onnx.load(str(file))
+    except Exception as error:  # protobuf raises its own DecodeError, onnx several others
+        raise ArtifactError(
+            "the file is no ONNX model", "export it again", file=file, found=str(error).splitlines()[0] if str(error) else ""
+        ) from None
+
+
+def _disassemble(hbm: Path, work: Path) -> list[dict[str, Any]]:
+    if not hbm.is_file():
+        raise ArtifactError("the hbm does not exist", "convert again", file=hbm)
+    target = work / "disassembly.json"
+    target.unlink(missing_ok=True)
+    run = hmct_tools.run_tool(["hbdk-disas", hbm, "--json", "-o", target], work)
+    error = hmct_tools.hbm_error(run, "hbdk-disas", hbm)
+    if isinstance(error, ArtifactError):
+        raise error
+    try:
+        models = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ArtifactError(
+            "the hbm cannot be disassembled",
+            "convert again; if it comes from the store, its hash no longer holds",
+            file=hbm,
+            found=run.tail(2),
+        ) from None
+    return list(models)
+
+
+def _packed_hbm(binary: Path) -> bytes:
+    """The hbm inside a runtime .bin: an initializer of the vendor's own model protobuf."""
+    from horizon_tc_ui.hbdtort.runtime_pb2 import ModelProto  # type: ignore[import-not-found]
+
+    model = ModelProto()
+    model.ParseFromString(binary.read_bytes())
+    graph = model.graphs[0] if len(model.graphs) else model.graph
+    for item in graph.initializer:
+        if item.name == "PACKED_HBM_MODEL":
+            return bytes(item.string_data[0])
+    raise ToolchainError("the .bin holds no hbm: the whole model fell back to the CPU", "read the operator table in the log", file=binary)
+
+
+def _one_bpu_part(hybrid: Path, console: str) -> None:
+    if not hybrid.is_file():
+        return
+    between = hmct_graph.splitting_operators(onnx.load(str(hybrid)))
+    parts = len(set(re.findall(r"Compile submodel: (\S+)", console)))
+    if between or parts > 1:
+        raise ToolchainError(
+            "the model splits into several BPU parts: an operator between them runs on the CPU",
+            "replace the operator, quantise its output, or move it to the end of the network",
+            found=", ".join(between) or f"{parts} parts",
+        )
+
+
+def _same_rim(described: dict[str, Any], rim: dict[str, Any], quantized: onnx.ModelProto, hbm: Path) -> None:
+    """The hbm's features must be exactly the integers behind the int model's inputs and outputs."""
+    for side in ("inputs", "outputs"):
+        expected, found = {item["raw_name"] for item in rim[side]}, {item["name"] for item in described[side]}
+        if expected != found:
+            outside = hmct_graph.operators(
+                quantized, [item["name"] for item in described["inputs"]], [item["name"] for item in described["outputs"]]
+            )
+            raise ToolchainError(
+                f"the hbm's {side} are not the integers at the rim of the int model",
+                "keep operators that run on the CPU out of the exported model",
+                file=hbm,
+                expected=", ".join(sorted(expected)),
+                found=", ".join(sorted(found)),
+                cpu_operators=", ".join(outside["cpu_operators"]) or "none",
+            )
+
+
+def _logged_versions(console: str) -> dict[str, str]:
+    keys = {
+        "hb_mapper": "hb_mapper version",
+        "hbdk": "hbdk version",
+        "hbdk_runtime": "hbdk runtime version",
+        "horizon_nn": "horizon_nn version",
+    }
+    found = {key: re.search(rf"{text} *: *(\S+)", console) for key, text in keys.items()}
+    return {key: match.group(1) for key, match in found.items() if match}
+
+
+def _worth_telling(console: str) -> list[str]:
+    """What of a conversion's console goes to the task log: warnings, errors and the tables; not the runtime's initializer noise."""
+    lines = [line for line in console.splitlines() if "[W:onnxruntime" not in line]
+    return [line for line in lines if line.strip()]
