@@ -20,6 +20,9 @@ from qatladder.validation.ask import Answer, Skip, ask
 from qatladder.validation.context import Context
 from qatladder.validation.samples import contract_of
 
+FRAME_SUFFIX = {"nv12": ".yuv", "gray": ".y"}
+"""How the simulator tells what a raw frame is."""
+
 MARCH_LIMITS = ("max_latency_ms", "min_fps", "max_ddr_mb", "max_size_mb")
 
 
@@ -100,16 +103,18 @@ class _Work:
             if feature.source != spec.source:
                 problems.append(f"{spec.name}: the hbm reads it from {feature.source}, the entry declares {spec.source}")
             raw = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))[: context.entry.samples.probe]
-            if spec.is_image:
+            if spec.source != "ddr":
                 frames = np.load(context.fetch(self.built, f"runtime/{spec.name}"))
-                files = write_frames(frames, context.folder / "runtime", spec.name, spec.type_rt)
+                files = board_files = _write(frames, context.folder / "runtime", spec.name, FRAME_SUFFIX[spec.type_rt])
                 read = np.stack([np.fromfile(path, np.uint8).reshape(frames.shape[1:]) for path in files[: len(raw)]])
                 derived = contract_of(spec).intermediate(read).reshape(raw.shape)
                 how = f"{spec.type_rt} {frames[0].nbytes} bytes -> {contract_of(spec).intermediate_type}"
-                board_files = files
             else:
-                fed = np.load(context.fetch(self.built, f"fed/{spec.name}"))
-                integers = quantize(fed, item["scale"], "half_even", bits=8 * np.dtype(feature.dtype).itemsize, axis=1)
+                integers = np.load(context.fetch(self.built, f"fed/{spec.name}"))
+                how = contract_of(spec).intermediate_type
+                if not spec.is_image:
+                    integers = quantize(integers, item["scale"], "half_even", bits=8 * np.dtype(feature.dtype).itemsize, axis=1)
+                    how = f"quantised by {item['scale'][0]:.6g} (half to even)"
                 arranged = arrange(integers, feature)
                 padded = [pad(sample, feature.stride[1:], feature.byte_size, spec.name) for sample in arranged]
                 files = _write(arranged, context.folder / "valid", spec.name)
@@ -119,7 +124,7 @@ class _Work:
                     for path in board_files[: len(raw)]
                 ]
                 derived = restore(np.stack(back), raw.shape)
-                how = f"quantised by {item['scale'][0]:.6g} (half to even), padded {list(feature.valid_shape)} -> {feature.byte_size} bytes"
+                how += f", padded {list(feature.valid_shape)} -> {feature.byte_size} bytes"
             self.files[feature.name] = files
             bundle = np.stack([np.fromfile(path, np.uint8) for path in board_files])
             bundle_file = context.folder / f"{spec.name}.board.npy"
@@ -213,32 +218,29 @@ def feature_of(features: tuple[Feature, ...], raw_name: str, index: int) -> Feat
 
 
 def arrange(integers: np.ndarray, feature: Feature) -> np.ndarray:
-    """[N, ...] integers in the axis order of the feature (the hbm may want NHWC where the int model has NCHW)."""
-    valid = tuple(feature.valid_shape[1:])
-    if integers.shape[1:] == valid:
-        return integers
-    if integers.ndim == 4 and tuple(integers.shape[axis] for axis in (2, 3, 1)) == valid:
-        return np.ascontiguousarray(integers.transpose(0, 2, 3, 1))
-    raise ArtifactError(
-        "the hbm's input has another shape than the int model's", feature=feature.name, expected=list(valid), found=list(integers.shape[1:])
-    )
+    """[N, ...] integers of the int model in the axis order of the hbm's feature: as they are, NCHW to NHWC, or with axes of 1 added."""
+    return _reordered(integers, (len(integers), *feature.valid_shape[1:]), (0, 2, 3, 1), feature.name)
 
 
 def restore(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """[N, ...] integers of a feature back in the int model's axis order."""
+    return _reordered(array, shape, (0, 3, 1, 2), "")
+
+
+def _reordered(array: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...], name: str) -> np.ndarray:
     if array.shape == shape:
         return array
-    if array.ndim == 4 and tuple(array.shape[axis] for axis in (0, 3, 1, 2)) == shape:
-        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    raise ArtifactError("the hbm's tensor has another shape than the int model's", expected=list(shape), found=list(array.shape))
-
-
-def write_frames(frames: np.ndarray, folder: Path, name: str, type_rt: str) -> list[Path]:
-    """One raw file per picture, named as the tools want: .yuv for nv12, .y for gray, .bin otherwise."""
-    suffix = {"nv12": ".yuv", "gray": ".y"}.get(type_rt, ".bin")
-    if type_rt in ("yuv444", "rgb", "bgr"):
-        frames = (frames.astype(np.int16) - 128).astype(np.int8)
-    return _write(frames, folder, name, suffix)
+    if array.ndim == 4 and tuple(array.shape[axis] for axis in axes) == shape:
+        return np.ascontiguousarray(array.transpose(axes))
+    if [size for size in array.shape if size != 1] == [size for size in shape if size != 1]:
+        return array.reshape(shape)
+    raise ArtifactError(
+        "a tensor of the hbm has another shape than the int model's",
+        feature=name,
+        expected=list(shape),
+        found=list(array.shape),
+        next_step="was the hbm compiled from this int model?",
+    )
 
 
 def _write(samples: Any, folder: Path, name: str, suffix: str = ".bin") -> list[Path]:

@@ -80,7 +80,7 @@ class _Work:
             identity=conversion.identity, versions=conversion.versions, int_model=_jsonable(model), source=str(self.source)
         )
         evidence = [context.products[role] for role in ("config", "log", "int") if role in context.products]
-        self.samples = make_samples(context, self.head)
+        self.samples = make_samples(context, self.head, {item.name: tuple(item.shape) for item in model.inputs})
         self.model = model
         described = {item.name: item for item in model.inputs}
         problems, measured, values = [], [], {}

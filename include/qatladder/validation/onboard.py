@@ -56,6 +56,8 @@ def validate(context: Context) -> list[CheckResult]:
     context.facts["board"] = spec.name
     with _Work(context, spec, built, compiled) as work:
         results = [ask(context, "board.health", work.health)]
+        if not results[0]:
+            work.stopped = f"board.health was {results[0].status}: {results[0].reason}"
         steps: list[tuple[str, Callable[[], Answer]]] = [
             ("board.runtime", work.runtime),
             ("board.accuracy", work.accuracy),
@@ -127,8 +129,7 @@ class _Work:
         self.context.facts["health"] = asdict(found)
         problems = unfit(found, self.context.target.march)
         if problems:
-            self.stopped = f"the board {self.spec.name} is not fit: {'; '.join(problems)}"
-            raise BrokenError(self.stopped, kind="unfit_board", board=self.spec.name)
+            raise BrokenError(f"the board is not fit: {'; '.join(problems)}", kind="unfit_board", board=self.spec.name)
         idle = {True: "BPU idle", None: "BPU load unknown"}[found.bpu_idle]
         return Answer(
             True,

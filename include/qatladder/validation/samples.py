@@ -38,8 +38,13 @@ class Samples:
     int_inputs: dict[str, Path]
 
 
-def make_samples(context: Context, head: int) -> Samples:
-    """Export the evaluation samples from the model's environment and derive every rung's input from them."""
+def make_samples(context: Context, head: int, int_shapes: dict[str, tuple[int, ...]]) -> Samples:
+    """Export the evaluation samples from the model's environment and derive every rung's input from them.
+
+    Args:
+        head: how many samples the rungs above compare.
+        int_shapes: shape of each input as the int model declares it; an image it wants NCHW is given so.
+    """
     entry, folder = context.entry, context.folder / "samples"
     exported = context.model_job(
         "export_samples", {"split": "evaluation", "limit": entry.samples.evaluation, "out": str(folder / "raw")}, "export"
@@ -89,6 +94,8 @@ def make_samples(context: Context, head: int) -> Samples:
         for start in range(0, len(pictures), 64):
             block = contract.runtime(np.asarray(pictures[start : start + 64]))
             fed = contract.intermediate(block)
+            if int_shapes.get(spec.name, ())[1:] == (fed.shape[3], *fed.shape[1:3]):
+                fed = np.ascontiguousarray(fed.transpose(0, 3, 1, 2))
             if frames is None or tensor is None:
                 runtime[spec.name] = folder / f"{spec.name}.runtime.npy"
                 int_inputs[spec.name] = folder / f"{spec.name}.int.npy"
