@@ -121,8 +121,7 @@ def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], target
     if count > len(truth):
         raise RunnerError("more outputs than targets", expected=len(truth), found=count)
     predictions = [
-        adapted.postprocess({name: np.array(array[index : index + 1]) for name, array in arrays.items()})
-        for index in range(count)
+        adapted.postprocess({name: np.array(array[index : index + 1]) for name, array in arrays.items()}) for index in range(count)
     ]
     return _scored(adapted, predictions, truth[:count], Path(out), {})
 

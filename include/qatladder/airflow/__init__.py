@@ -1,0 +1,17 @@
+"""The only Airflow-aware part of QATLadder: DAG building blocks, board connections, notifications, and the services.
+
+    names.py        what a DAG file may know while it is parsed: names, read from YAML
+    flow.py         the graph: plan -> one mapped ladder group per board -> summary -> alert
+    tasks.py        what each task does
+    states.py       a rung's answer as an Airflow task state
+    ssh.py          boards through Airflow's SSH connections, host keys always checked
+    notifier.py     who is told, and when
+    environment.py  Airflow's settings and the command of every service, natively and in containers
+    prepare.py      the database, the boards' pools, the bucket
+    processes.py    every process we start, found and stopped again
+    client.py       Airflow's REST API, as little as a sweep needs
+    services.py     starts, watches and stops it all: `python -m qatladder.airflow.services sweep|ui|run`
+
+Importing any of the modules a DAG file needs costs milliseconds beyond `airflow.sdk`: everything heavy is imported
+inside the tasks.
+"""

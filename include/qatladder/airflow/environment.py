@@ -1,0 +1,121 @@
+"""Airflow's settings, and the one command line of every service: the same natively and in containers.
+
+Natively every setting is ours: an `AIRFLOW__...` variable of another Airflow on this machine is dropped, so that it can
+never point the services at its database. Connections (`AIRFLOW_CONN_...`) are kept. In a container the container's own
+variables win.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from qatladder.settings import PROJECT, Settings
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 8080
+PARALLELISM = 4
+"""Tasks at once on SQLite. With Airflow's default of 32 SQLite answers "database is locked" and the scheduler dies."""
+
+AIRFLOW = (sys.executable, "-m", "airflow")
+
+SERVICES: dict[str, tuple[str, ...]] = {
+    "init": (sys.executable, "-m", "qatladder.airflow.prepare"),
+    "api-server": (*AIRFLOW, "api-server"),
+    "dag-processor": (*AIRFLOW, "dag-processor"),
+    # The log servers would bind every interface; the API server reads the logs from the shared folder instead.
+    "scheduler": (*AIRFLOW, "scheduler", "--skip-serve-logs"),
+    "triggerer": (*AIRFLOW, "triggerer", "--skip-serve-logs"),
+    "virtual-board": (sys.executable, "-m", "qatladder.boards.virtual", "serve"),
+}
+
+
+def airflow_home(settings: Settings) -> Path:
+    """Airflow's folder in the data folder: database, task logs, service logs, secrets."""
+    return settings.home / "airflow"
+
+
+def native_environment(settings: Settings, port: int, *, nightly: bool = False, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of services started on this machine, for this user, reachable from this machine only.
+
+    Args:
+        port: of the API server and UI, on 127.0.0.1.
+        nightly: let the schedule start runs; without it only a person or the API does.
+        base: the variables to start from; default: this process's.
+    """
+    kept = {key: value for key, value in (os.environ if base is None else base).items() if not key.startswith("AIRFLOW__")}
+    url = f"http://{LOOPBACK}:{port}"
+    parallelism = kept.get("QATLADDER_PARALLELISM") or str(PARALLELISM)
+    return {
+        **kept,
+        **_common(airflow_home(settings)),
+        **_secrets(airflow_home(settings)),
+        "QATLADDER_HOME": str(settings.home),
+        "NO_PROXY": ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), LOOPBACK, "localhost"])),
+        "no_proxy": ",".join(filter(None, [kept.get("no_proxy") or kept.get("NO_PROXY"), LOOPBACK, "localhost"])),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow_home(settings) / 'airflow.db'}",
+        "AIRFLOW__CORE__PARALLELISM": parallelism,
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": parallelism,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(kept.get("QATLADDER_UI_AUTH") != "password"),
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(nightly),
+        # A failed or skipped task is reported only at the supervisor's next wake-up: 5 s by default, for every one of them.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    }
+
+
+def container_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a service in a container: what the container sets, and the common settings beside it."""
+    given = dict(os.environ if base is None else base)
+    return {**_common(Path(given.get("AIRFLOW_HOME") or "/opt/airflow")), **given}
+
+
+def _common(home: Path) -> dict[str, str]:
+    """What holds wherever Airflow runs."""
+    return {
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join(
+            dict.fromkeys([str(PROJECT / "include"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+        ),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        "GX_ANALYTICS_ENABLED": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _secrets(home: Path) -> dict[str, str]:
+    """The keys that sign tokens and sessions and encrypt connections; made once, readable by the owner only."""
+    path = home / "secrets.json"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        keys = {
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+            "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(48),
+            "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        }
+        temporary = path.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(keys, file)
+        temporary.replace(path)
+    keys = json.loads(path.read_text())
+    return {str(key): str(value) for key, value in keys.items()}

@@ -1,0 +1,127 @@
+"""Makes ready what the services need: the database's schema, a pool for every board, the bucket, the admin's password.
+
+    python -m qatladder.airflow.prepare [--abandon-runs]
+
+The password is set only where QATLADDER_ADMIN_PASSWORD is (containers).
+`--abandon-runs` is for a database nobody else works on: runs that were under way when their services were killed are
+marked failed, so that they neither go on by themselves nor hold back the next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from qatladder.airflow.names import board_names, pool_of
+from qatladder.errors import BrokenError
+from qatladder.settings import Settings, load_settings
+
+OUR_DAGS = ("nightly_sweep", "validate_model")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="qatladder.airflow.prepare", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--abandon-runs", action="store_true", help="mark unfinished runs failed")
+    options = parser.parse_args(arguments)
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True)
+    make_pools(board_names())
+    make_bucket(load_settings())
+    set_password(os.environ)
+    if options.abandon_runs:
+        for run in abandon_runs():
+            print(f"{run}: was interrupted; marked failed")
+    return 0
+
+
+def make_pools(boards: tuple[str, ...]) -> None:
+    """One pool of one slot per board. A pool that exists keeps its slots: 0 slots takes a board out of service."""
+    from airflow.models.pool import Pool
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        for board in boards:
+            if Pool.get_pool(pool_of(board), session=session) is None:
+                Pool.create_or_update_pool(
+                    pool_of(board), 1, f"board {board}: one ladder at a time", include_deferred=True, session=session
+                )
+
+
+def make_bucket(settings: Settings) -> None:
+    """Create the evidence bucket of an s3:// store, if it is missing and we may.
+
+    Raises:
+        BrokenError: the S3 server cannot be reached or refuses us.
+    """
+    if not settings.store.startswith("s3://"):
+        return
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket = settings.store.removeprefix("s3://").partition("/")[0]
+    try:
+        client = boto3.client("s3", endpoint_url=settings.s3_endpoint)
+        if bucket not in {item["Name"] for item in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("AccessDenied", "BucketAlreadyOwnedByYou"):
+            return  # a key for one existing bucket; whether that bucket works shows when it is used
+        raise _store_broken(settings, error) from error
+    except BotoCoreError as error:
+        raise _store_broken(settings, error) from error
+
+
+def _store_broken(settings: Settings, error: Exception) -> BrokenError:
+    return BrokenError(
+        "the S3 object store cannot be prepared",
+        kind="store",
+        uri=settings.store,
+        endpoint=settings.s3_endpoint or "AWS",
+        found=error,
+        next_step="check QATLADDER_STORE, QATLADDER_S3_ENDPOINT and AWS_*",
+    )
+
+
+def set_password(environment: Mapping[str, str]) -> None:
+    """Write QATLADDER_ADMIN_PASSWORD as the password of `admin`, readable by the services' user only."""
+    password = environment.get("QATLADDER_ADMIN_PASSWORD")
+    if not password:
+        return
+    path = Path(environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"admin": password}, file)
+    temporary.replace(path)
+
+
+def abandon_runs() -> list[str]:
+    """Mark every unfinished run of our DAGs failed, and return their names."""
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState, State, TaskInstanceState
+    from sqlalchemy import select
+
+    abandoned = []
+    with create_session() as session:
+        unfinished = select(DagRun).where(DagRun.dag_id.in_(OUR_DAGS), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING]))
+        for run in session.scalars(unfinished):
+            tasks = select(TaskInstance).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
+            for task in session.scalars(tasks):
+                if task.state in State.unfinished:
+                    started = task.state is not None and task.state != TaskInstanceState.SCHEDULED
+                    task.set_state(TaskInstanceState.FAILED if started else TaskInstanceState.SKIPPED, session=session)
+            run.set_state(DagRunState.FAILED)
+            abandoned.append(f"{run.dag_id} {run.run_id}")
+    return abandoned
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BrokenError as broken:
+        sys.exit(f"error: {broken}")

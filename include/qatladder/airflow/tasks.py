@@ -1,0 +1,173 @@
+"""What each task of a validation DAG does: plan, one rung, one verdict, the summary, the alert.
+
+Plain functions, called by the task decorators in `flow.py`; everything beyond `airflow.sdk` is imported inside them.
+
+They log and never print: Airflow stamps a printed line when its supervisor reads it, a few milliseconds late, and its log
+view sorts by that stamp, so that printed lines slip into the wrong group.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qatladder.airflow.names import NO_BOARD, run_key
+
+log = logging.getLogger(__name__)
+
+Ladder = dict[str, Any]
+"""One ladder as `qatladder.validation.plan` describes it."""
+
+
+def say(text: str) -> None:
+    """Log a text line by line: the log view knows groups by lines that start with `::group::`."""
+    for line in text.splitlines() or [""]:
+        log.info("%s", line)
+
+
+def plan_ladders(params: Mapping[str, Any], slots: Sequence[str]) -> dict[str, list[Ladder]]:
+    """The run's ladders by slot: the board the plan gave each one, or `no_board`.
+
+    Args:
+        params: the DAG run's params: `models` or `model`, `version`, `target`, `rungs`; absent or None means all.
+        slots: the slots the DAG has a group for.
+
+    Raises:
+        AirflowFailException: the zoo or a param is wrong, or no ladder matches.
+    """
+    from qatladder.validation import plan
+
+    models = params.get("models") or ([params["model"]] if params.get("model") else None)
+    with airflow_errors():
+        ladders = plan(models=models, version=params.get("version"), target=params.get("target"), rungs=params.get("rungs"))
+    planned: dict[str, list[Ladder]] = {slot: [] for slot in slots}
+    for ladder in ladders:
+        # A board that joined the fleet after the DAG was parsed has no slot until the next parse.
+        planned[ladder["board"] if ladder["board"] in planned else NO_BOARD].append(ladder)
+    for slot, chosen in planned.items():
+        for ladder in chosen:
+            say(f"{ladder['label']}: {' '.join(ladder['rungs'])}" + (f"; board {slot}" if slot != NO_BOARD else "; no board"))
+    return planned
+
+
+def elsewhere(ladder: Ladder, attempt: int) -> Ladder:
+    """The ladder with the board of its n-th attempt: the planned one first, then the others that can run it, in turn.
+
+    The pool stays that of the first board; two ladders on one board are kept apart by the lock on the board itself.
+    """
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.errors import ConfigError
+
+    if attempt == 1 or not ladder["board"]:
+        return ladder
+    try:
+        able = [board.name for board in load_fleet().boards_for(ladder["march"], ladder["boards"])]
+        return {**ladder, "board": able[(able.index(ladder["board"]) + attempt - 1) % len(able)]}
+    except (ConfigError, ValueError):  # the fleet changed meanwhile; the board rung says how
+        return ladder
+
+
+def climb(ladder: Ladder, rung: str, context: Mapping[str, Any]) -> None:
+    """Run one rung of one ladder, log its checks in groups, and leave its answer as the task's state.
+
+    Raises:
+        AirflowFailException, AirflowException, AirflowSkipException: see `qatladder.airflow.states`.
+    """
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from qatladder.airflow.ssh import connect
+    from qatladder.airflow.states import deciding, raise_for_rung
+    from qatladder.reports.text import check_log
+    from qatladder.validation import run_rung
+
+    if rung not in ladder["rungs"]:
+        raise AirflowSkipException(f"this run was not asked for the rung {rung}")
+    if rung == "board":
+        ladder = elsewhere(ladder, context["ti"].try_number)
+    say(f"::group::{rung} of {ladder['label']}: what ran")
+    try:
+        with airflow_errors():
+            result = run_rung(ladder, rung, run_key_of(context), say, connect=connect)
+    finally:
+        say("::endgroup::")
+    for check in result.checks:
+        say(f"::group::{check.id} {check.status}")
+        say("\n".join(check_log(check)))
+        say("::endgroup::")
+    status, line = deciding(result)
+    context["ti"].xcom_push(key="answer", value={"label": ladder["label"], "status": str(status), "why": line})
+    say(line)
+    raise_for_rung(result)
+
+
+def judge(ladder: Ladder, context: Mapping[str, Any]) -> None:
+    """Join the rungs of one ladder into its verdict, and leave the verdict as the task's state.
+
+    Raises:
+        AirflowFailException, AirflowSkipException: see `qatladder.airflow.states.raise_for_ladder`.
+    """
+    from qatladder.airflow.states import raise_for_ladder
+    from qatladder.reports.text import ladder_text
+    from qatladder.validation import finish_ladder
+
+    with airflow_errors():
+        result = finish_ladder(ladder, run_key_of(context))
+    say(ladder_text(result))
+    context["ti"].xcom_push(key="answer", value={"label": ladder["label"], "status": str(result.verdict), "why": result.why})
+    raise_for_ladder(result)
+
+
+def summarise(planned: Mapping[str, Sequence[Ladder]] | None, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the run's report, print the verdict table, and return where the report is and what the verdicts are.
+
+    Raises:
+        AirflowFailException: nothing was planned.
+        AirflowException: the report could not be written; Airflow tries again.
+    """
+    import json
+
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from qatladder.evidence import open_store
+    from qatladder.ladder import LadderResult
+    from qatladder.reports.text import verdict_table
+    from qatladder.settings import load_settings
+    from qatladder.validation import finish_run
+
+    if not planned:
+        raise AirflowFailException("nothing was planned; the plan task's log says why")
+    with airflow_errors():
+        summary = finish_run([ladder for ladders in planned.values() for ladder in ladders], run_key_of(context))
+        report = json.loads(open_store(load_settings()).read_run_file(run_key_of(context), "report.json"))
+    say(verdict_table([LadderResult.from_json(ladder) for ladder in report["ladders"]]))
+    say(f"report: {summary['report_html']}")
+    return {key: summary[key] for key in ("report_json", "report_html", "verdicts", "counts")}
+
+
+def run_key_of(context: Mapping[str, Any]) -> str:
+    """The object store's name of the running DAG run."""
+    return run_key(context["dag_run"].dag_id, context["dag_run"].run_id)
+
+
+class airflow_errors:
+    """Context manager: what the library raises, as what Airflow should do about it.
+
+    `BrokenError` becomes `AirflowException` (retried); a user's error, and a bug of ours, `AirflowFailException` (not retried).
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+        from qatladder.errors import BrokenError, InternalError, QATLadderError
+
+        if isinstance(error, BrokenError):
+            if error.console:
+                say(error.console)
+            raise AirflowException(f"broken ({error.kind}): {error}") from error
+        if isinstance(error, InternalError):
+            raise AirflowFailException(f"a bug in QATLadder: {error}") from error
+        if isinstance(error, QATLadderError):
+            raise AirflowFailException(str(error)) from error

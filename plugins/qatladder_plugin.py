@@ -1,0 +1,74 @@
+"""QATLadder in Airflow's UI: the report as a tab of a DAG run, and as a link on every task of the ladder.
+
+Routes of a plugin carry no authentication by themselves. Every route here asks for a user who may read the DAG's runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
+from fastapi import Depends, FastAPI
+from fastapi.responses import HTMLResponse
+
+OUR_DAGS = frozenset({"nightly_sweep", "validate_model"})
+
+# The report is one self-contained page. In a sandbox it has no origin: even if a model's name smuggled in a script, that
+# script could not act in Airflow as the reader.
+HEADERS = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; img-src data:; font-src data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+NO_REPORT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>No report yet</title>
+<body style="font: 16px/1.5 system-ui, sans-serif; margin: 3rem; color: light-dark(#222, #ddd); color-scheme: light dark">
+<h1 style="font-size: 1.2rem">This run has no report</h1>
+<p>The report is written by the task <b>summary</b>, when the last ladder has its verdict. If that task is red, its log says why.</p>
+</body></html>"""
+
+app = FastAPI(title="QATLadder", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@app.get(
+    "/report/{dag_id}/{run_id:path}",
+    response_class=HTMLResponse,
+    dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))],
+)
+def report(dag_id: str, run_id: str) -> HTMLResponse:
+    """The run's report.html; 404 with a page for people while there is none."""
+    from qatladder.airflow.names import run_key
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    try:
+        page = open_store(load_settings()).read_run_file(run_key(dag_id, run_id), "report.html")
+    except FileNotFoundError:
+        return HTMLResponse(NO_REPORT, status_code=404, headers=HEADERS)
+    return HTMLResponse(page, headers=HEADERS)
+
+
+class ReportLink(BaseOperatorLink):
+    """The button "Report" on every task of our DAGs."""
+
+    name = "Report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        if ti_key.dag_id not in OUR_DAGS:
+            return ""
+        return f"/qatladder/report/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+
+
+class QATLadderPlugin(AirflowPlugin):
+    name = "qatladder"
+    fastapi_apps = [{"app": app, "url_prefix": "/qatladder", "name": "QATLadder"}]  # noqa: RUF012
+    external_views = [  # noqa: RUF012
+        {"name": "Report", "href": "/qatladder/report/{DAG_ID}/{RUN_ID}", "destination": "dag_run", "url_route": "report"},
+    ]
+    global_operator_extra_links = [ReportLink()]  # noqa: RUF012
