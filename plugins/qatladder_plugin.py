@@ -13,7 +13,7 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
 from fastapi import Depends, FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 
 OUR_DAGS = frozenset({"nightly_sweep", "validate_model"})
 
@@ -26,6 +26,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+
+SHOWN = {
+    **dict.fromkeys(("log", "txt", "yaml", "toml", "csv"), "text/plain; charset=utf-8"),
+    "json": "application/json",
+    "html": "text/html; charset=utf-8",
+}
+"""Evidence a browser shows; the rest it saves."""
 
 NO_REPORT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>No report yet</title>
 <body style="font: 16px/1.5 system-ui, sans-serif; margin: 3rem; color: light-dark(#222, #ddd); color-scheme: light dark">
@@ -52,6 +59,20 @@ def report(dag_id: str, run_id: str) -> HTMLResponse:
     except FileNotFoundError:
         return HTMLResponse(NO_REPORT, status_code=404, headers=HEADERS)
     return HTMLResponse(page, headers=HEADERS)
+
+
+@app.get("/objects/{folder}/{name}", dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN, "nightly_sweep"))])
+def evidence(folder: str, name: str) -> Response:
+    """A file behind a check, for who may read the sweeps; where the report's relative links lead."""
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    suffix = name.rpartition(".")[2]
+    try:
+        data = open_store(load_settings()).read_object(name)
+    except FileNotFoundError:
+        return Response("no such evidence in the object store", status_code=404, media_type="text/plain", headers=HEADERS)
+    return Response(data, media_type=SHOWN.get(suffix, "application/octet-stream"), headers=HEADERS)
 
 
 class ReportLink(BaseOperatorLink):

@@ -118,6 +118,22 @@ class Store(ABC):
         temporary.replace(path)
         return path
 
+    def read_object(self, name: str) -> bytes:
+        """The bytes of an object by its file name (`<sha256>` or `<sha256>.<suffix>`), verified.
+
+        Raises:
+            FileNotFoundError: no such object, or no such name.
+            BrokenError: its bytes are not what was stored.
+        """
+        digest, _, suffix = name.partition(".")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest) or (suffix and safe_name(suffix) != suffix):
+            raise FileNotFoundError(name)
+        evidence = Evidence(name=f"object.{suffix}" if suffix else "object", sha256=digest, size=0, uri=name)
+        with tempfile.TemporaryDirectory(prefix="qatladder-") as folder:
+            if not self._exists(self._object_key(digest, evidence.name)):
+                raise FileNotFoundError(name)
+            return self.fetch(evidence, Path(folder) / "object").read_bytes()
+
     def write_run_file(self, run_id: str, name: str, data: bytes) -> str:
         """Write a named file of a run, replacing an older one; returns its URI."""
         key = self._run_key(run_id, name)

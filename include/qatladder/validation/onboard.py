@@ -125,7 +125,10 @@ class _Work:
         return items
 
     def health(self) -> Answer:
-        found = self.board.health()
+        try:
+            found = self.board.health()
+        except ConfigError as error:  # of the fleet, not of the model
+            raise BrokenError(error.message, error.next_step, kind="fleet", **error.where) from error
         self.context.facts["health"] = asdict(found)
         problems = unfit(found, self.context.target.march)
         if problems:

@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 
 from qatladder.boards.hrt import plain
+from qatladder.settings import load_settings
+from qatladder.toolchains.hmct import Hmct
+from qatladder.zoo.load import NOT_ENTRIES, load_entry
 
 from .conftest import J5, X5, Bench, Model, vendor_run  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.vendor
+
+PROJECT_HOME = load_settings().home
+"""Where the sample zoo was trained; the boards of these tests have data folders of their own."""
 
 PASSED = "Quanti.onnx and Arm result Strict check PASSED"
 FAILED = "Quanti.onnx and Arm result Strict check FAILED"
@@ -80,3 +86,31 @@ def test_hb_verifier_needs_the_right_password(
     _, text = verify(models["nv12"], "wrong", tmp_path, monkeypatch)
     assert "Strict check" not in text
     assert "with username root and password wrong failed" in text
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_det", "digits_cnn_bad"])
+def test_hb_verifier_passes_for_every_image_entry_of_the_sample_zoo(
+    name: str, bench: Bench, password: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier and the detector, as the toolchain module converts them from the trained QAT models."""
+    trained = load_settings()
+    entry = load_entry(trained.zoo / f"{name}.yaml")
+    assert entry.artifacts.onnx is not None
+    onnx = PROJECT_HOME / "zoo" / entry.artifacts.onnx
+    products = Hmct(trained).convert(entry, entry.targets[0], onnx, tmp_path / "convert", print).products
+    bench.start(X5, port=22, password=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    argv = ["hb_verifier", "-m", f"{products['int']},{products['bin']}", "-b", "127.0.0.1", "-u", "root", "-p", password, "-c", "5"]
+    done = vendor_run(argv, tmp_path)
+    text = plain(done.stdout + done.stderr)
+    assert PASSED in text, text[-3000:]
+    assert FAILED not in text
+
+
+def test_the_sample_zoos_image_entries_are_all_verified(project: Path) -> None:
+    images = set()
+    for path in (project / "include" / "zoo").glob("*.yaml"):
+        if path.name not in NOT_ENTRIES and any(spec.is_image for spec in load_entry(path).inputs):
+            images.add(load_entry(path).model)
+    assert images == {"digits_cnn", "digits_det", "digits_cnn_bad"}, "add the new entry to the test above"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
@@ -54,6 +55,7 @@ def test_no_route_answers_a_stranger(plugin, report):
     assert routes
     for route in routes:
         url = route.path.replace("{dag_id}", "nightly_sweep").replace("{run_id:path}", "manual__2026-11-23T01:00:00+00:00")
+        url = url.replace("{folder}", "ab").replace("{name}", "ab" * 32)
         answer = client.get(url)
         assert answer.status_code == 401, route.path
         assert "verdicts" not in answer.text
@@ -101,3 +103,21 @@ def test_tab_and_link_lead_to_the_route(plugin):
     key = SimpleNamespace(dag_id="nightly_sweep", run_id="manual__2026-11-23T01:00:00+00:00")
     assert link.get_link(None, ti_key=key) == "/qatladder" + URL
     assert link.get_link(None, ti_key=SimpleNamespace(dag_id="somebody_elses", run_id="r")) == "", "no button on other people's DAGs"
+
+
+def test_the_reports_relative_links_lead_to_evidence(plugin, home, user):
+    item = open_store(load_settings()).put_bytes(b"layer conv1 ...", "hb_mapper.log")
+    page = "/report/nightly_sweep/some_run"
+    link = urljoin(page, "../../objects/" + item.uri.rpartition("/objects/")[2])
+    answer = TestClient(plugin.app).get(link)
+    assert answer.status_code == 200
+    assert answer.text == "layer conv1 ..."
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["content-security-policy"].startswith("sandbox ")
+    user.may = False
+    assert TestClient(plugin.app).get(link).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["0" * 64, "passwd", "..%2f..%2fetc%2fpasswd", "0" * 64 + ".%2e%2e"])
+def test_evidence_that_does_not_exist_is_404(plugin, home, user, name):
+    assert TestClient(plugin.app).get(f"/objects/00/{name}").status_code == 404

@@ -75,6 +75,14 @@ def test_a_missing_object_is_broken_not_empty(store: Store, tmp_path: Path) -> N
     assert not (tmp_path / "x").exists()
 
 
+def test_an_object_is_read_by_its_name_and_nothing_else(store: Store) -> None:
+    evidence = store.put_bytes(b"tensor", "probe.npy")
+    assert store.read_object(evidence.uri.rpartition("/")[2]) == b"tensor"
+    for name in ("0" * 64 + ".npy", "../" + evidence.sha256, "passwd", ""):
+        with pytest.raises(FileNotFoundError):
+            store.read_object(name)
+
+
 def test_run_files_are_named_and_replaced(store: Store) -> None:
     store.write_run_file("scheduled__2026-11-23T00:00:00+00:00", "m@1/float.json", b"1")
     store.write_run_file("scheduled__2026-11-23T00:00:00+00:00", "m@1/float.json", b"2")
