@@ -42,10 +42,10 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
     say "set-up: .venv with $python311 (about two minutes)"
     rm -f .venv/.stamp
     [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python311" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt -r requirements-dev.txt
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r requirements.txt -r requirements-dev.txt
     # Where the index offers only a CUDA build of torch, that build needs its own dependencies to import.
-    .venv/bin/python -c 'import torch' 2>/dev/null || .venv/bin/python -m pip install --quiet "$(grep '^torch==' requirements.txt)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    .venv/bin/python -c 'import torch' 2>/dev/null || .venv/bin/python -m pip install -qq "$(grep '^torch==' requirements.txt)"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
     echo "$stamp" >.venv/.stamp
 fi
 
@@ -55,7 +55,7 @@ if [ "${QATLADDER_VENDOR:-1}" != 0 ]; then
         say "set-up: .venv-vendor with $python310 (about one minute; proprietary packages, see the README; QATLADDER_VENDOR=0 opts out)"
         rm -f .venv-vendor/.stamp
         [ -x .venv-vendor/bin/python ] && .venv-vendor/bin/python -c '' 2>/dev/null || "$python310" -m venv --clear .venv-vendor
-        .venv-vendor/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vendor.txt
+        .venv-vendor/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r requirements-vendor.txt
         echo "$stamp" >.venv-vendor/.stamp
     fi
 fi
