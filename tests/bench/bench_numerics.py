@@ -39,7 +39,9 @@ def test_compare_against_plain_numpy(megabytes: int, dtype: str) -> None:
     b[:: count // 100] += 1
     ours, plain, read = best(lambda: compare(a, b), 3), best(lambda: multi_pass(a, b), 3), best(a.sum, 3)
     rate = 2 * megabytes / 1000 / ours
-    print(f"\ncompare {dtype} {megabytes} MB: {ours * 1e3:.0f} ms, {rate:.2f} GB/s; plain numpy / ours = {plain / ours:.2f}; ours / one read = {ours / read:.1f}")
+    print(
+        f"\ncompare {dtype} {megabytes} MB: {ours * 1e3:.0f} ms, {rate:.2f} GB/s; plain numpy / ours = {plain / ours:.2f}; ours / one read = {ours / read:.1f}"
+    )
 
 
 def test_nv12_to_the_intermediate_type() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import secrets
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from qatladder import __version__
 from qatladder.boards.fleet import load_fleet
 from qatladder.errors import ConfigError
 from qatladder.evidence import Store, open_store
-from qatladder.evidence.store import safe_name
+from qatladder.evidence.store import safe_name, sha256_file
 from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
 from qatladder.ladder.checks import checks_of, question
 from qatladder.reports.report import report_html, report_json
@@ -26,6 +28,7 @@ from qatladder.settings import Settings, load_settings
 from qatladder.toolchains.base import Toolchain
 from qatladder.toolchains.hmct import Hmct
 from qatladder.validation import compiled, integer, onboard, training
+from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
 from qatladder.zoo.load import load_zoo
 from qatladder.zoo.schema import Entry
@@ -150,6 +153,7 @@ def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: 
     target = next(item for item in entry.targets if item.id == ladder["target"])
     started, clock = _now(), time.monotonic()
     settings.work.mkdir(parents=True, exist_ok=True)
+    _forget_old_work(settings.work)
     folder = Path(tempfile.mkdtemp(prefix=f"{ladder_key(ladder)}-{wanted}-", dir=settings.work))
     try:
         context = Context(
@@ -166,7 +170,11 @@ def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: 
             log=log,
             connect=connect,
         )
-        checks = VALIDATORS[wanted](context)
+        context.facts["determinants"] = _determinants(context)
+        try:
+            checks = VALIDATORS[wanted](context)
+        except Exception as error:  # outside any single check: the store, the toolchain's environment, a bug of ours
+            checks = [ask(context, check.id, partial(_raise, error)) for check in checks_of(wanted)]
         result = RungResult(
             rung=wanted,
             checks=tuple(checks),
@@ -180,6 +188,28 @@ def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: 
         if os.environ.get("QATLADDER_KEEP_WORK") != "1":
             shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def _raise(error: Exception) -> Answer:
+    raise error
+
+
+def _determinants(context: Context) -> dict[str, str]:
+    """Hashes of what decides a rung's answer, besides the artifacts the checks hash themselves."""
+    adapter = Path(context.zoo.adapter(context.entry).rpartition(":")[0])
+    return {
+        "entry": hashlib.sha256(json.dumps(context.ladder["entry"], sort_keys=True).encode()).hexdigest(),
+        "adapter": sha256_file(adapter)[0] if adapter.is_file() else "missing",
+        "qatladder": __version__,
+    }
+
+
+def _forget_old_work(folder: Path) -> None:
+    """Remove what killed rungs left behind more than two days ago."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 2 * 86400:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def finish_ladder(ladder: dict[str, Any], run_id: str) -> LadderResult:

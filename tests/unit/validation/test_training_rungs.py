@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import time
 from typing import Any
 
 import pytest
 from tests.unit.toy import ToyZoo
 
-from qatladder.errors import ConfigError
+from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence import open_store
-from qatladder.ladder import LadderResult, Rung, Status, Verdict
+from qatladder.ladder import CheckResult, LadderResult, Rung, Status, Verdict
 from qatladder.settings import load_settings
 from qatladder.validation import finish_ladder, finish_run, plan, run_rung
+from qatladder.validation import run as run_module
 
 
 def climb(rungs: list[str] | None = None, run_id: str = "run") -> LadderResult:
@@ -169,3 +173,33 @@ def test_editing_the_zoo_during_a_run_changes_nothing_in_that_run(toy_zoo: ToyZo
 def test_a_plan_of_what_does_not_exist_is_refused(toy_zoo: ToyZoo, arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         plan(**arguments)
+
+
+def test_what_goes_wrong_outside_a_check_is_an_answer_too(toy_zoo: ToyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(context: object) -> list[CheckResult]:
+        raise BrokenError("the store is away", kind="store")
+
+    monkeypatch.setitem(run_module.VALIDATORS, Rung.BOARD, broken)
+    result = climb(["board"])
+    assert {check.status for check in result.checks} == {Status.BROKEN}
+    assert len(result.checks) == 7
+    assert result.verdict is Verdict.UNDECIDED
+
+
+def test_every_result_says_what_determined_it(toy_zoo: ToyZoo) -> None:
+    facts = climb(["float"]).rungs[0].facts
+    assert facts["artifact_sha256"] == hashlib.sha256((toy_zoo.artifacts / "float.json").read_bytes()).hexdigest()
+    assert facts["determinants"]["adapter"] == hashlib.sha256((toy_zoo.folder / "zoo" / "toy.py").read_bytes()).hexdigest()
+    before = facts["determinants"]["entry"]
+    toy_zoo.entry(gates={"float": {"min": 0.8}})
+    assert climb(["float"], "other").rungs[0].facts["determinants"]["entry"] != before
+    assert "numpy" in facts["environments"]["product"]
+
+
+def test_what_a_killed_rung_left_is_forgotten_after_two_days(toy_zoo: ToyZoo) -> None:
+    work = load_settings().work
+    for name, age in (("old", 3 * 86400), ("new", 60)):
+        (work / name).mkdir(parents=True)
+        os.utime(work / name, (time.time() - age,) * 2)
+    climb(["float"])
+    assert [path.name for path in work.iterdir()] == ["new"]
