@@ -221,7 +221,7 @@ class S3Store(Store):
 
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        self._client = boto3.client(
+        self._client = boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint,
             config=Config(retries={"max_attempts": 5, "mode": "standard"}, connect_timeout=10, read_timeout=60),

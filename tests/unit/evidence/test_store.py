@@ -1,56 +1,81 @@
 """Promises: content is stored once and verified when read; what is half-written is never taken for whole; folder and S3 behave alike."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.toy import ToyZoo
 
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence.store import FolderStore, S3Store, Store, open_store, safe_name
 from qatladder.settings import load_settings
+from qatladder.validation import finish_run, plan, run_rung
+
+KEYS = {"AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": "a secret of the test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real S3 server over HTTP (moto) on a free port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{port}"
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Two real S3 servers over HTTP on 127.0.0.1, endpoint by name: moto knows most of S3, nanio checks signatures."""
+    folder = tmp_path_factory.mktemp("s3")
+    commands = {
+        "moto": [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"],
+        "nanio": [
+            str(Path(sys.executable).with_name("nanio")),
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--data-dir",
+            str(folder / "data"),
+            "--port",
+        ],
+    }
+    environment = {**os.environ, "NANIO_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "NANIO_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    started, endpoints = [], {}
     try:
-        for _ in range(150):
-            try:
-                urllib.request.urlopen(endpoint + "/moto-api/", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            pytest.fail("the S3 server did not start")
-        yield endpoint
+        for name, command in commands.items():
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            log = (folder / f"{name}.log").open("wb")
+            started.append(subprocess.Popen([*command, str(port)], stdout=log, stderr=log, env=environment))
+            endpoints[name] = f"http://127.0.0.1:{port}"
+            for _ in range(200):
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            else:
+                pytest.fail(f"{name} did not start: {(folder / f'{name}.log').read_text()[-500:]}")
+        yield endpoints
     finally:
-        server.terminate()
-        server.wait(10)
+        for server in started:
+            server.terminate()
+            server.wait(10)
 
 
-@pytest.fixture(params=["folder", "s3"])
+def make_bucket(endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+
+
+@pytest.fixture(params=["folder", "moto", "nanio"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "folder":
         return FolderStore(tmp_path / "store")
-    endpoint = request.getfixturevalue("s3_endpoint")
-    for key, value in {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(key, value)
-    import boto3
-
+    endpoint = request.getfixturevalue("servers")[request.param]
     bucket = f"b{abs(hash(str(tmp_path))) % 10**12}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    make_bucket(endpoint, bucket, monkeypatch)
     return S3Store(bucket, "lab/zoo", endpoint)
 
 
@@ -128,6 +153,35 @@ def test_an_unreachable_s3_is_broken_and_says_what_to_check(monkeypatch: pytest.
     with pytest.raises(BrokenError, match="did not answer") as caught:
         S3Store("b", "", "http://127.0.0.1:9").put_bytes(b"x", "x")
     assert "QATLADDER_S3_ENDPOINT" in caught.value.next_step
+
+
+def test_a_wrong_secret_is_broken(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bucket(servers["nanio"], "guarded", monkeypatch)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+    with pytest.raises(BrokenError, match="did not answer") as caught:
+        S3Store("guarded", "", servers["nanio"]).put_bytes(b"x", "x")
+    assert "credentials" in caught.value.next_step
+    assert "guessed" not in str(caught.value)
+
+
+def test_a_whole_run_lives_in_a_bucket(servers: dict[str, str], toy_zoo: ToyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bucket(servers["nanio"], "runs", monkeypatch)
+    monkeypatch.setenv("QATLADDER_STORE", "s3://runs/lab")
+    monkeypatch.setenv("QATLADDER_S3_ENDPOINT", servers["nanio"])
+    (ladder,) = plan(rungs=["float", "calib"])
+    for rung in ladder["rungs"]:
+        run_rung(ladder, rung, "run", print)
+    summary = finish_run([ladder], "run")
+    assert summary["report_html"] == "s3://runs/lab/runs/run/report.html"
+    store = open_store(load_settings())
+    assert store.runs() == ["run"]
+    assert set(json.loads(store.read_run_file("run", "manifest.json"))["files"]) == {
+        "report.html",
+        "report.json",
+        "toy@1@bayes/calib.json",
+        "toy@1@bayes/float.json",
+    }
+    assert not (toy_zoo.folder / "home" / "evidence").exists()
 
 
 def test_the_store_follows_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
