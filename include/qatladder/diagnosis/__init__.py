@@ -26,10 +26,16 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def explain(check_id: str, values: dict[str, Any]) -> Diagnosis:
-    """The first rule whose `check` names this check and whose `when` values all equal the check's values."""
+    """The first rule whose `check` names this check (`*` names all) and whose `when` values all equal the check's values.
+
+    A status of `broken` or `unprovable` says nothing about the model, so only rules that ask for that status may explain it.
+    """
     for rule in _rules():
         checks = rule["check"] if isinstance(rule["check"], list) else [rule["check"]]
-        if check_id in checks and all(values.get(key) == value for key, value in rule.get("when", {}).items()):
+        when = rule.get("when", {})
+        if not {check_id, "*"}.intersection(checks) or when.get("status") != values.get("status"):
+            continue
+        if all(values.get(key) == value for key, value in when.items()):
             return Diagnosis(rule["cause"].format_map(_Known(values)), tuple(rule["next_steps"]))
     return Diagnosis()
 

@@ -211,12 +211,14 @@ class LadderResult:
         verdict, check = self.verdict, self.deciding_check
         if verdict is Verdict.SHIP:
             return "every required check passed"
+        if check is not None and check.status is Status.FAILED:
+            return f"{check.id} failed: {check.cause or check.reason or check.measured}"
         if check is not None:
-            return f"{check.id} {check.status}: {check.cause or check.reason or check.measured}"
+            return f"{check.id} {check.status}: {check.reason or check.cause}"
         missing = [str(rung) for rung in Rung if rung not in self.rungs_asked]
         if missing:
             return f"not validated in this run: {', '.join(missing)}"
-        return "no check was answered"
+        return "some checks were not answered"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -268,11 +270,13 @@ def decide(checks: Sequence[CheckResult], rungs_asked: Sequence[Rung] = tuple(Ru
     """The verdict of a ladder.
 
     `no-ship` when any check failed; else `undecided` when any required question stayed open
-    (broken, unprovable, skipped though required, or a rung nobody asked for); else `ship`.
-    A ladder without a single answer is undecided.
+    (broken, unprovable, skipped though required, not answered at all, or of a rung nobody asked for); else `ship`.
     """
+    from qatladder.ladder.checks import check_ids  # checks.py needs Rung from here
+
     if any(check.status is Status.FAILED for check in checks):
         return Verdict.NO_SHIP
-    if not checks or any(_open(check) for check in checks) or set(rungs_asked) != set(Rung):
+    unanswered = set(check_ids()) - {check.id for check in checks}
+    if unanswered or any(_open(check) for check in checks) or set(rungs_asked) != set(Rung):
         return Verdict.UNDECIDED
     return Verdict.SHIP

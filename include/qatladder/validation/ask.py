@@ -61,7 +61,8 @@ def ask(context: Context, check_id: str, answer: Callable[[], Answer]) -> CheckR
     except Skip as skip:
         return result(Status.SKIPPED, reason=str(skip), required=skip.required)
     except Unprovable as error:
-        return result(Status.UNPROVABLE, reason=str(error), next_steps=_steps(check_id, {"status": "unprovable"})[1])
+        cause, steps = _steps(check_id, {"status": "unprovable"})
+        return result(Status.UNPROVABLE, reason=str(error), cause=cause, next_steps=steps)
     except BrokenError as error:
         context.log(str(error))
         if error.console:
@@ -92,8 +93,8 @@ def ask(context: Context, check_id: str, answer: Callable[[], Answer]) -> CheckR
         return result(
             Status.BROKEN,
             reason=f"internal error: {type(error).__name__}: {error}",
-            cause="a bug in QATLadder, not in the model",
-            next_steps=("report it with the traceback in the task log",),
+            cause=_steps(check_id, {"status": "broken", "kind": "internal"})[0],
+            next_steps=_steps(check_id, {"status": "broken", "kind": "internal"})[1],
             values={"kind": "internal"},
         )
     cause, steps = ("", ()) if found.passed else _steps(check_id, found.values)

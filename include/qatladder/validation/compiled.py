@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from qatladder.numerics.strided import pad, unpad
 from qatladder.toolchains.base import CompileReport, Feature
 from qatladder.validation.ask import Answer, Skip, ask
 from qatladder.validation.context import Context
+from qatladder.validation.integer import enough
 from qatladder.validation.samples import contract_of
 
 FRAME_SUFFIX = {"nv12": ".yuv", "gray": ".y"}
@@ -99,10 +101,10 @@ class _Work:
         values: dict[str, Any] = {}
         for index, spec in enumerate(context.entry.inputs):
             item = described[spec.name]
-            feature = feature_of(self.report.inputs, item["raw_name"], index)
+            feature = feature_of(self.report.inputs, [described[item.name]["raw_name"] for item in context.entry.inputs], index)
             if feature.source != spec.source:
                 problems.append(f"{spec.name}: the hbm reads it from {feature.source}, the entry declares {spec.source}")
-            raw = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))[: context.entry.samples.probe]
+            raw = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))
             if spec.source != "ddr":
                 frames = np.load(context.fetch(self.built, f"runtime/{spec.name}"))
                 files = board_files = _write(frames, context.folder / "runtime", spec.name, FRAME_SUFFIX[spec.type_rt])
@@ -150,15 +152,12 @@ class _Work:
         assert self.report is not None
         if not self.files:
             raise BrokenError("the runtime input could not be made", kind="dump_missing", next_step="see hbm.input")
-        probe = context.entry.samples.probe
-        simulated = context.toolchain.simulate(
-            self.hbm, {name: files[:probe] for name, files in self.files.items()}, context.folder / "simulate", context.log
-        )
-        return bit_exact(context, self.built, simulated, self.report.outputs, "simulator", probe)
+        simulated = context.toolchain.simulate(self.hbm, self.files, context.folder / "simulate", context.log)
+        return bit_exact(context, self.built, simulated, self.report.outputs, "simulator")
 
 
-def bit_exact(context: Context, built: RungResult, found: dict[str, Path], features: tuple[Feature, ...], where: str, count: int) -> Answer:
-    """Compare raw integers of the first `count` samples with the int model's, output by output.
+def bit_exact(context: Context, built: RungResult, found: dict[str, Path], features: tuple[Feature, ...], where: str) -> Answer:
+    """Compare raw integers with the int model's, output by output, over all compared samples.
 
     Args:
         found: [N, ...] .npy of valid integers per hbm output feature.
@@ -168,12 +167,12 @@ def bit_exact(context: Context, built: RungResult, found: dict[str, Path], featu
     values: dict[str, Any] = {}
     differing = 0
     for index, item in enumerate(built.facts["int_model"]["outputs"]):
-        feature = feature_of(features, item["raw_name"], index)
+        feature = feature_of(features, raw_names(built), index)
         path = found.get(feature.name)
         if path is None:
             raise BrokenError("an output has no dump", kind="dump_missing", output=feature.name, found=sorted(found))
-        expected = np.load(context.fetch(built, f"raw/{item['raw_name']}"))[:count]
-        answered = np.load(path)[:count]
+        expected, answered = np.load(context.fetch(built, f"raw/{item['raw_name']}")), np.load(path)
+        count = enough(context, len(expected))
         if len(answered) != len(expected):
             raise BrokenError("dumps are missing", kind="dump_missing", output=feature.name, expected=len(expected), found=len(answered))
         answered = restore(answered, expected.shape)
@@ -198,16 +197,21 @@ def bit_exact(context: Context, built: RungResult, found: dict[str, Path], featu
     )
 
 
+def raw_names(built: RungResult) -> list[str]:
+    """Names of the integer tensors behind the int model's outputs, in order."""
+    return [item["raw_name"] for item in built.facts["int_model"]["outputs"]]
+
+
 def where_first(found: Comparison) -> str:
     return f"first at {list(found.first or ())}: expected {found.expected_first:g}, found {found.found_first:g}"
 
 
-def feature_of(features: tuple[Feature, ...], raw_name: str, index: int) -> Feature:
-    """The hbm feature of an int tensor: by name, or by position when the compiler renamed all of them."""
-    by_name = {feature.name: feature for feature in features}
+def feature_of(features: tuple[Feature, ...], raw_names: Sequence[str], index: int) -> Feature:
+    """The hbm feature of the `index`-th int tensor: by name, or by position when the compiler renamed every one of them."""
+    by_name, raw_name = {feature.name: feature for feature in features}, raw_names[index]
     if raw_name in by_name:
         return by_name[raw_name]
-    if index < len(features):
+    if len(features) == len(raw_names) and not set(by_name) & set(raw_names):
         return features[index]
     raise ArtifactError(
         "the hbm has no feature for a tensor of the int model",

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qatladder.errors import BrokenError
+from qatladder.errors import ArtifactError, BrokenError
 from qatladder.evidence import Store
-from qatladder.evidence.store import safe_name
+from qatladder.evidence.store import safe_name, sha256_file
 from qatladder.ladder import Evidence, Rung, RungResult
 from qatladder.runner.client import run_job
 from qatladder.settings import Settings
@@ -62,6 +62,37 @@ class Context:
     def int_result(self) -> RungResult | None:
         return self.earlier(Rung.INT)
 
+    def artifact(self, which: str) -> Path:
+        """The entry's artifact, proven to be the file that was there when the run was planned.
+
+        Raises:
+            ArtifactError: the entry declares none, or the file does not exist.
+            BrokenError: kind `artifact_changed`: somebody replaced it during the run.
+        """
+        path = self.zoo.artifact(self.entry, which)
+        if path is None or not path.is_file():
+            raise ArtifactError(
+                "the artifact does not exist",
+                model=self.entry.model,
+                rung=self.rung,
+                file=path or f"(artifacts.{which} is empty)",
+                next_step="train or export it (the sample zoo: make zoo), or correct `artifacts` in the zoo entry",
+            )
+        digest = sha256_file(path)[0]
+        planned = self.ladder.get("artifacts", {}).get(which)
+        if planned is not None and planned != digest:
+            raise BrokenError(
+                "the artifact was replaced during the run, so the rungs would not be of one model",
+                kind="artifact_changed",
+                model=self.entry.model,
+                file=path,
+                expected=f"sha256 {planned}",
+                found=f"sha256 {digest}",
+                next_step="run again when the training has finished; give each training its own version",
+            )
+        self.facts.setdefault("artifacts", {})[which] = digest
+        return path
+
     def keep(self, name: str, path: Path, file_name: str | None = None) -> Evidence:
         """Store a file as a product of this rung."""
         evidence = self.store.put(path, file_name or path.name)
@@ -93,6 +124,7 @@ class Context:
             f"qatladder.runner.evaluate:{function}",
             {"adapter": self.zoo.adapter(self.entry), "options": self.entry.adapter_options, **args},
             self.folder / name,
+            timeout=60 * self.entry.timeout_minutes,
             log=self.log,
             model=self.entry.model,
             rung=self.rung,

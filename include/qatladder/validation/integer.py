@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from qatladder.errors import ArtifactError, ConfigError
+from qatladder.errors import ArtifactError
 from qatladder.ladder import CheckResult, Rung
 from qatladder.ladder.checks import checks_of
 from qatladder.numerics.compare import compare
 from qatladder.numerics.contract import explain_difference
 from qatladder.toolchains.base import IntInput, IntModel
-from qatladder.validation.ask import Answer, Skip, ask
+from qatladder.validation.ask import Answer, Skip, Unprovable, ask
 from qatladder.validation.context import Context
 from qatladder.validation.samples import Samples, contract_of, make_samples, take
 from qatladder.validation.training import judge_metric
@@ -42,6 +42,18 @@ def _skip(reason: str) -> Answer:
     raise Skip(reason)
 
 
+def enough(context: Context, count: int) -> int:
+    """How many samples were compared, if they are as many as the entry asks for.
+
+    Raises:
+        Unprovable: they are fewer than `samples.probe`.
+    """
+    wanted = context.entry.samples.probe
+    if count < wanted:
+        raise Unprovable(f"only {count} sample(s) to compare, the entry asks for {wanted} (samples.probe)")
+    return count
+
+
 class _Work:
     """The int rung's steps, each using what the one before it left."""
 
@@ -61,16 +73,8 @@ class _Work:
 
     def input(self) -> Answer:
         context, entry = self.context, self.entry
-        onnx = context.zoo.artifact(entry, "onnx")
-        if onnx is None or not onnx.exists():
-            raise ArtifactError(
-                "there is no exported ONNX to convert",
-                model=entry.model,
-                rung="int",
-                file=onnx or "(artifacts.onnx is empty)",
-                expected="the QDQ ONNX exported from the qat or calib model",
-                next_step="export it (the sample zoo: make zoo) and name it under `artifacts.onnx`",
-            )
+        onnx = context.artifact("onnx")
+        context.keep("onnx", onnx)
         conversion = context.toolchain.convert(entry, context.target, onnx, context.folder / "convert", context.log)
         for role, path in conversion.products.items():
             context.keep(role, path)
@@ -155,7 +159,7 @@ class _Work:
         )
         if value["count"] != samples.count:
             raise ArtifactError("the int model answered for another number of samples", expected=samples.count, found=value["count"])
-        return judge_metric(context, value, self.entry.gates.int, self.source)
+        return judge_metric(context, {**value, "samples_sha256": samples.sha256}, self.entry.gates.int, self.source)
 
     def fidelity(self) -> Answer:
         """The fake-quant model and the int model on the same pictures, as the int model sees them."""
@@ -164,9 +168,7 @@ class _Work:
         fed = take(samples.int_inputs, self.head, context.folder / "probe_int")
         answered = context.toolchain.run_int(self.int_file, fed, context.folder / "probe_run", True, context.log)
         self._keep_probe(fed, answered)
-        artifact = context.zoo.artifact(self.entry, str(self.source))
-        if artifact is None:
-            raise ConfigError("the entry has neither a qat nor a calib artifact to compare with", model=self.entry.model, rung="int")
+        artifact = context.artifact(str(self.source))
         tensors = {}
         for spec in self.entry.inputs:
             tensors[spec.name] = context.folder / f"probe_{spec.name}.npy"
@@ -183,19 +185,29 @@ class _Work:
             "infer",
         )["tensors"]
         passed, texts, values = True, [], {}
+        count = enough(context, len(np.load(next(iter(fed.values())), mmap_mode="r")))
         for output in self.model.outputs:
             if output.name not in expected:
                 raise ArtifactError(
                     "the fake-quant model has no such output", model=self.entry.model, output=output.name, found=sorted(expected)
                 )
-            ours = np.load(answered[output.name])
-            found = compare(np.load(expected[output.name]).reshape(ours.shape), ours, output.name)
+            ours, theirs = np.load(answered[output.name]), np.load(expected[output.name])
+            if ours.size != theirs.size:
+                raise ArtifactError(
+                    "the fake-quant model's output has another size than the int model's",
+                    model=self.entry.model,
+                    output=output.name,
+                    expected=list(theirs.shape),
+                    found=list(ours.shape),
+                    next_step="was the ONNX exported from this checkpoint?",
+                )
+            found = compare(theirs.reshape(ours.shape), ours, output.name)
             passed &= found.cosine >= limits.min_cosine and found.mean_lsb <= limits.max_mean_lsb
             texts.append(f"{output.name} cosine {found.cosine:.6f}, mean {found.mean_lsb:.3f} LSB, max {found.max_abs:.4g}")
             values[output.name] = found.to_json()
         return Answer(
             passed,
-            f"{'; '.join(texts)} on {self.head} samples",
+            f"{'; '.join(texts)} on {count} samples",
             f"cosine >= {limits.min_cosine:g} and mean difference <= {limits.max_mean_lsb:g} LSB of {self.source}",
             reason="" if passed else f"the int model does not follow the {self.source} model it was converted from",
             values={"outputs": values},

@@ -27,7 +27,7 @@ from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
 from qatladder.toolchains.base import Feature
 from qatladder.validation.ask import Answer, Skip, ask
-from qatladder.validation.compiled import bit_exact, feature_of, restore
+from qatladder.validation.compiled import bit_exact, feature_of, raw_names, restore
 from qatladder.validation.context import Context
 from qatladder.validation.training import judge_metric
 
@@ -35,6 +35,7 @@ MIN_DISK_MB = 200.0
 MIN_MEMORY_MB = 50.0
 MAX_CLOCK_SKEW_S = 300.0
 PERF_FRAMES = 200
+NEED_DUMPS = ("board.accuracy", "board.quality")
 MAX_SATURATION_SHARE = 0.5
 """An output that sits at its type's limits in more than half of its elements carries no information."""
 
@@ -65,7 +66,8 @@ def validate(context: Context) -> list[CheckResult]:
             ("board.quality", work.quality),
         ]
         for check_id, step in steps:
-            results.append(ask(context, check_id, partial(_skip, work.stopped) if work.stopped else step))
+            missing = work.stopped or ("board.runtime left no dumps" if check_id in NEED_DUMPS and not work.raw else "")
+            results.append(ask(context, check_id, partial(_skip, missing) if missing else step))
             if results[-1].status is Status.BROKEN and not work.stopped:
                 work.stopped = f"{check_id} was broken: {results[-1].reason}"
     for check_id in ("board.app_input", "board.app_output"):
@@ -133,13 +135,16 @@ class _Work:
         problems = unfit(found, self.context.target.march)
         if problems:
             raise BrokenError(f"the board is not fit: {'; '.join(problems)}", kind="unfit_board", board=self.spec.name)
+        context = self.context
+        march = found.march or "march not stated by the board"
         idle = {True: "BPU idle", None: "BPU load unknown"}[found.bpu_idle]
         return Answer(
             True,
-            f"{self.spec.name}: {found.versions.get('tool', '?')}, {found.disk_free_mb:.0f} MB disk and {found.memory_free_mb:.0f} MB memory free, {idle}, "
+            f"{self.spec.name}: {march}, {found.versions.get('tool', '?')}, {found.disk_free_mb:.0f} MB disk and {found.memory_free_mb:.0f} MB memory free, {idle}, "
             f"clock {found.clock_skew_s:+.1f} s",
-            f"march {self.context.target.march}, >= {MIN_DISK_MB:.0f} MB disk, >= {MIN_MEMORY_MB:.0f} MB memory, BPU not in use, clock within {MAX_CLOCK_SKEW_S:.0f} s",
+            f"march {context.target.march} where the board states it, >= {MIN_DISK_MB:.0f} MB disk, >= {MIN_MEMORY_MB:.0f} MB memory, BPU not in use, clock within {MAX_CLOCK_SKEW_S:.0f} s",
             values={"versions": found.versions, "disk_free_mb": found.disk_free_mb, "clock_skew_s": found.clock_skew_s},
+            evidence=[context.store.put_json(asdict(found), "board_health.json")],
         )
 
     def runtime(self) -> Answer:
@@ -147,7 +152,6 @@ class _Work:
         self.hbm = context.fetch(self.built, "hbm")
         info = self.board.model_info(self.hbm)
         samples = self._inputs(info)
-        total = len(samples)
         dumps = self.board.infer(self.hbm, samples, context.folder / "dumps", lambda done, of: context.log(f"frame {done} of {of}"), info)
         features = []
         for index, tensor in enumerate(info.outputs):
@@ -160,7 +164,7 @@ class _Work:
             )
         self.features = tuple(features)
         context.keep("dumps", _archive(context.folder / "dumps", context.folder / "dumps.tar"))
-        answer = bit_exact(context, self.built, self.raw, self.features, "board", total)
+        answer = bit_exact(context, self.built, self.raw, self.features, "board")
         skew = f"; {info.skew}" if info.skew else ""
         return Answer(
             answer.passed,
@@ -173,8 +177,20 @@ class _Work:
 
     def _inputs(self, info: hrt.ModelInfo) -> list[list[Path]]:
         """Per sample one file per model input: the padded bytes of the hbm rung, held against what the board states."""
+        described = {item["name"]: item["raw_name"] for item in self.built.facts["int_model"]["inputs"]}
+        wanted = [described[spec.name] for spec in self.context.entry.inputs]
+        stated_names = [tensor.name for tensor in info.inputs]
+        if set(stated_names) & set(wanted):  # by name; by position only when the board names none of them
+            order = [wanted.index(name) for name in stated_names if name in wanted]
+        else:
+            order = list(range(len(wanted)))
+        if len(order) != len(info.inputs):
+            raise ArtifactError(
+                "the board's model has other inputs than the int model", model=self.context.entry.model, expected=wanted, found=stated_names
+            )
         columns = []
-        for index, spec in enumerate(self.context.entry.inputs):
+        for index, position in enumerate(order):
+            spec = self.context.entry.inputs[position]
             bundle = np.load(self.context.fetch(self.compiled, f"board/{spec.name}"))
             stated = info.inputs[index].byte_size
             if stated is not None and stated != bundle.shape[1]:
@@ -202,7 +218,7 @@ class _Work:
         ours: dict[str, str] = {}
         theirs: dict[str, str] = {}
         for index, item in enumerate(self.outputs):
-            feature = feature_of(self.features, item["raw_name"], index)
+            feature = feature_of(self.features, raw_names(self.built), index)
             reference = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))[:count]
             found = restore(np.load(self.raw[feature.name]), reference.shape)
             shape = (count, *item["shape"][1:])
@@ -228,6 +244,14 @@ class _Work:
         context, gate = self.context, self.context.target.perf
         found = self.board.perf(self.hbm, frame_count=PERF_FRAMES)
         context.facts["perf"] = asdict(found)
+        if not (found.average_ms > 0 and found.fps > 0) or found.frames != PERF_FRAMES:
+            raise BrokenError(
+                "the board's performance run is not what was asked for",
+                kind="console",
+                board=self.spec.name,
+                expected=f"{PERF_FRAMES} frames, latency and frame rate above 0",
+                found=f"{found.frames} frames, {found.average_ms:g} ms, {found.fps:g} FPS",
+            )
         problems, limits = [], []
         for limit, value, words in (
             (gate.max_latency_ms, found.average_ms, "latency_ms <="),
@@ -239,14 +263,13 @@ class _Work:
             if (value > limit) if "<=" in words else (value < limit):
                 problems.append(f"{words.split()[0]} {value:g} misses {limits[-1]}")
         source = "the compiler's estimate: a virtual board cannot measure" if found.estimated else f"measured on {self.spec.name}"
-        if not limits and not found.average_ms > 0:
-            raise BrokenError("the board states no latency", kind="console", board=self.spec.name)
         return Answer(
             not problems,
             f"latency {found.average_ms:g} ms, {found.fps:.0f} FPS over {found.frames} frames, {found.threads} thread ({source})",
             "; ".join(limits) or "no gate in the entry; recorded only",
             "; ".join(problems),
             values={"latency_ms": found.average_ms, "fps": found.fps, "estimated": found.estimated},
+            evidence=[context.store.put_json(asdict(found), "board_perf.json")],
         )
 
     def quality(self) -> Answer:
@@ -257,7 +280,7 @@ class _Work:
         count = len(np.load(next(iter(self.raw.values())), mmap_mode="r"))
         outputs = {}
         for index, item in enumerate(self.outputs):
-            feature = feature_of(self.features, item["raw_name"], index)
+            feature = feature_of(self.features, raw_names(self.built), index)
             outputs[feature.name] = {"count": int(np.prod(item["raw_shape"])), "dtype": item["raw_dtype"]}
         rules = {"samples": count, "max_saturation_share": MAX_SATURATION_SHARE, "outputs": outputs}
         product = Environment("product", context.zoo.environments["product"].python)

@@ -18,6 +18,7 @@ from typing import Any
 
 from qatladder import __version__
 from qatladder.boards.fleet import load_fleet
+from qatladder.diagnosis import explain
 from qatladder.errors import ConfigError
 from qatladder.evidence import Store, open_store
 from qatladder.evidence.store import safe_name, sha256_file
@@ -30,10 +31,12 @@ from qatladder.toolchains.hmct import Hmct
 from qatladder.validation import compiled, integer, onboard, training
 from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
-from qatladder.zoo.load import load_zoo
+from qatladder.zoo.load import Zoo, load_zoo
 from qatladder.zoo.schema import Entry
 
 TOOLCHAINS: dict[str, Callable[[Settings], Toolchain]] = {"hmct": Hmct}
+
+ARTIFACTS = ("float", "calib", "qat", "onnx")
 
 VALIDATORS: dict[Rung, Callable[[Context], list[CheckResult]]] = {
     Rung.FLOAT: training.validate,
@@ -68,9 +71,9 @@ def plan(
     """
     zoo = load_zoo(load_settings())
     asked = set(models or ())
-    relevant = [problem for problem in zoo.problems if not asked or Path(problem.where.get("file", "")).stem in asked]
-    if relevant:
-        raise relevant[0]
+    named = [problem for problem in zoo.problems if Path(problem.where.get("file", "")).stem in asked]
+    if named:
+        raise named[0]
     unknown = asked - {entry.model for entry in zoo.entries.values()}
     if unknown:
         raise ConfigError(
@@ -81,7 +84,7 @@ def plan(
         )
     chosen = _rungs(rungs)
     ladders = [
-        _ladder(entry, target_id, chosen)
+        _ladder(zoo, entry, target_id, chosen)
         for entry in zoo.entries.values()
         if (not asked or entry.model in asked) and (version is None or entry.version == version)
         for target_id in [item.id for item in entry.targets]
@@ -95,6 +98,8 @@ def plan(
             target=target or "any",
             next_step="`qatladder zoo list` shows models, versions and targets",
         )
+    if not asked:
+        ladders += [_unreadable(problem, chosen) for problem in zoo.problems]
     _give_boards(ladders, load_settings())
     return ladders
 
@@ -104,7 +109,7 @@ def _give_boards(ladders: list[dict[str, Any]], settings: Settings) -> None:
     load: dict[str, int] = {}
     for ladder in ladders:
         ladder["board"] = ""
-        if "board" not in ladder["rungs"]:
+        if "board" not in ladder["rungs"] or "problem" in ladder:
             continue
         with contextlib.suppress(ConfigError):
             able = [board.name for board in load_fleet(settings.fleet).boards_for(ladder["march"], ladder["boards"])]
@@ -122,7 +127,15 @@ def _rungs(names: Sequence[str] | None) -> list[Rung]:
     return [rung for rung in Rung if rung in wanted]
 
 
-def _ladder(entry: Entry, target_id: str, rungs: list[Rung]) -> dict[str, Any]:
+def _unreadable(problem: ConfigError, rungs: list[Rung]) -> dict[str, Any]:
+    """An entry that cannot be read, as a ladder that says so: the others are validated, and nobody takes its silence for health."""
+    name = Path(problem.where.get("file", "entry")).stem
+    nothing = {"version": "?", "target": "?", "march": "?", "toolchain": "?", "owner": "", "boards": []}
+    return {"label": f"{name} (unreadable)", "model": name, **nothing, "rungs": [str(rung) for rung in rungs], "problem": str(problem)}
+
+
+def _ladder(zoo: Zoo, entry: Entry, target_id: str, rungs: list[Rung]) -> dict[str, Any]:
+    paths = {which: zoo.artifact(entry, which) for which in ARTIFACTS}
     target = next(item for item in entry.targets if item.id == target_id)
     return {
         "label": f"{entry.model} {entry.version} @ {target_id}",
@@ -135,6 +148,7 @@ def _ladder(entry: Entry, target_id: str, rungs: list[Rung]) -> dict[str, Any]:
         "boards": list(target.boards),
         "rungs": [str(rung) for rung in rungs],
         "entry": entry.model_dump(mode="json"),
+        "artifacts": {which: sha256_file(path)[0] for which, path in paths.items() if path is not None and path.is_file()},
     }
 
 
@@ -149,6 +163,11 @@ def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: 
     settings = load_settings()
     wanted = Rung(rung)
     store = open_store(settings)
+    if "problem" in ladder:
+        result = _silent(wanted, "config", "the zoo entry cannot be read: " + " ".join(ladder["problem"].split()))
+        log(ladder["problem"])
+        store.write_run_file(run_id, rung_file(ladder, wanted), _json(result.to_json()))
+        return result
     entry = Entry.model_validate(ladder["entry"])
     target = next(item for item in entry.targets if item.id == ladder["target"])
     started, clock = _now(), time.monotonic()
@@ -232,17 +251,17 @@ def finish_ladder(ladder: dict[str, Any], run_id: str) -> LadderResult:
     )
 
 
-def _silent(rung: Rung) -> RungResult:
-    """The result of a rung whose process died before it could answer."""
+def _silent(rung: Rung, kind: str = "killed", reason: str = "the rung's process ended without an answer") -> RungResult:
+    """The result of a rung that could not answer: its process died, or its entry cannot be read."""
     checks = tuple(
         CheckResult(
             id=check.id,
             status=Status.BROKEN,
             question=question(check.id),
-            reason="the rung's process ended without an answer",
-            cause="the task was killed (memory, timeout, a lost worker), or cancelled",
-            next_steps=("read the task log", "run this rung again"),
-            values={"kind": "killed"},
+            reason=reason,
+            cause=explain(check.id, {"status": "broken", "kind": kind}).cause,
+            next_steps=explain(check.id, {"status": "broken", "kind": kind}).next_steps,
+            values={"kind": kind},
         )
         for check in checks_of(rung)
     )

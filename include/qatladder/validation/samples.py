@@ -23,6 +23,7 @@ class Samples:
 
     Attributes:
         count: N.
+        sha256: over all of them, in order.
         targets: JSON file of the ground truth.
         raw: as the adapter delivers them (uint8 RGB pictures; featuremaps before preprocessing).
         training: the adapter's own preprocessing of the first `head` samples (all of them for a featuremap-only model).
@@ -31,6 +32,7 @@ class Samples:
     """
 
     count: int
+    sha256: str
     targets: Path
     raw: dict[str, Path]
     training: dict[str, Path]
@@ -108,7 +110,7 @@ def make_samples(context: Context, head: int, int_shapes: dict[str, tuple[int, .
         assert frames is not None and tensor is not None
         frames.flush()
         tensor.flush()
-    return Samples(exported["count"], Path(exported["targets"]), raw, training, runtime, int_inputs)
+    return Samples(exported["count"], exported["samples_sha256"], Path(exported["targets"]), raw, training, runtime, int_inputs)
 
 
 def take(files: dict[str, Path], count: int, folder: Path) -> dict[str, Path]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qatladder.errors import ConfigError
-from qatladder.evidence.store import sha256_file
-from qatladder.ladder import CheckResult, Rung
+from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.validation.ask import Answer, Skip, ask
 from qatladder.validation.context import Context
 from qatladder.zoo.schema import Gate
@@ -18,10 +17,9 @@ def validate(context: Context) -> list[CheckResult]:
 
 def _accuracy(context: Context) -> Answer:
     rung, entry = context.rung, context.entry
-    artifact = context.zoo.artifact(entry, str(rung))
-    if artifact is None:
+    if context.zoo.artifact(entry, str(rung)) is None:
         _without_artifact(context)
-    assert artifact is not None
+    artifact = context.artifact(str(rung))
     value = context.model_job(
         "evaluate",
         {
@@ -33,7 +31,6 @@ def _accuracy(context: Context) -> Answer:
         },
         "evaluate",
     )
-    context.facts["artifact_sha256"] = sha256_file(artifact)[0]
     reference = None if rung is Rung.FLOAT else Rung.FLOAT
     return judge_metric(context, value, getattr(entry.gates, str(rung)), reference)
 
@@ -44,16 +41,22 @@ def _without_artifact(context: Context) -> None:
         raise Skip("the entry declares no calib artifact", required=False)
     calib = context.earlier(Rung.CALIB)
     check = calib.check("calib.accuracy") if calib else None
-    if check:
+    if check is None or check.status not in (Status.PASSED, Status.FAILED):
+        raise Skip(f"the entry declares no qat artifact, and whether calib is good enough is not known (calib.accuracy {_told(check)})")
+    if check.status is Status.PASSED:
         raise Skip("calib already meets its gate and the entry declares no qat artifact", required=False)
     raise ConfigError(
         "the entry declares no qat artifact, and calib does not meet its gate",
         model=context.entry.model,
         rung=context.rung,
         expected="a qat artifact, or a calib model within its gate",
-        found=f"calib.accuracy {check.status if check else 'was not run'}",
+        found=f"calib.accuracy {_told(check)}",
         next_step="train QAT from the calibrated model and add it under `artifacts`",
     )
+
+
+def _told(check: CheckResult | None) -> str:
+    return "was not run" if check is None else f"{check.status}: {check.measured or check.reason}"
 
 
 def judge_metric(
@@ -77,10 +80,13 @@ def judge_metric(
     if reference is not None and reference_value is None:
         earlier = context.earlier(reference)
         reference_value = earlier.facts.get("metrics", {}).get(metric) if earlier else None
+        if earlier is not None and reference_value is not None:
+            _same_samples(context, value, earlier)
     context.facts.update(
         metric=metric,
         metrics=value["metrics"],
         count=count,
+        samples_sha256=value.get("samples_sha256"),
         gate=gate.model_dump(exclude_none=True),
         reference={"rung": str(reference), "value": reference_value} if reference else None,
     )
@@ -89,10 +95,9 @@ def judge_metric(
         expectations.append(f"{metric} >= {gate.min:g}")
         passed &= number >= gate.min
     if gate.max_drop is not None and reference is not None:
-        if reference_value is None:
-            if gate.min is None:
-                raise Skip(f"the drop is measured from {reference}, which has no {metric} in this run")
-        else:
+        if reference_value is None and passed:
+            raise Skip(f"the drop is measured from {reference}, which has no {metric} in this run")
+        if reference_value is not None:
             expectations.append(f"drop from {reference} ({reference_value:.4f}) <= {gate.max_drop:g}")
             # Metrics are ratios of counts: 1e-9 only absorbs the last bit of the subtraction.
             passed &= reference_value - number <= gate.max_drop + 1e-9
@@ -116,6 +121,20 @@ def judge_metric(
         reason="" if passed else f"{metric} misses its gate",
         values={"metric": metric, "value": number, "count": count, "reference": reference_value, "metrics": value["metrics"]},
         evidence=[predictions],
+    )
+
+
+def _same_samples(context: Context, value: dict[str, Any], earlier: RungResult) -> None:
+    """A drop is a drop of the model only when both rungs were judged on the same samples."""
+    if value.get("samples_sha256") == earlier.facts.get("samples_sha256"):
+        return
+    raise ConfigError(
+        "the adapter does not yield the same samples at every rung, so their metrics cannot be compared",
+        model=context.entry.model,
+        rung=context.rung,
+        expected=f"the {earlier.facts.get('count')} samples of {earlier.rung} (sha256 {str(earlier.facts.get('samples_sha256'))[:12]})",
+        found=f"{value['count']} samples (sha256 {str(value.get('samples_sha256'))[:12]})",
+        next_step="make `samples` of the adapter deterministic: fixed order, fixed seed",
     )
 
 

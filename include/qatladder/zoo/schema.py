@@ -184,6 +184,7 @@ class Entry(Strict):
     gates: Gates
     fidelity: Fidelity = Fidelity()
     samples: Samples = Samples()
+    timeout_minutes: float = Field(60, gt=0, description="Longest time one job of the model's own code may take.")
     targets: tuple[Target, ...] = Field(min_length=1)
 
     @field_validator("adapter")

@@ -107,3 +107,13 @@ def test_checks_are_in_ladder_order_and_unique() -> None:
     assert order == sorted(order)
     assert all(item.question.endswith("?") for item in CHECKS)
     assert list(itertools.chain.from_iterable([item.id] for item in CHECKS)) == list(check_ids())
+
+
+@pytest.mark.parametrize("index", range(len(CHECKS)))
+def test_a_check_that_was_never_answered_keeps_the_verdict_open(index: int) -> None:
+    assert ladder(*ALL_PASSED[:index], *ALL_PASSED[index + 1 :]).verdict is Verdict.UNDECIDED
+
+
+def test_a_broken_checks_reason_is_told_before_its_cause() -> None:
+    broken = CheckResult("board.health", Status.BROKEN, reason="no route to host", cause="the board is off")
+    assert "no route to host" in ladder(broken).why

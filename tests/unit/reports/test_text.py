@@ -56,7 +56,7 @@ def test_a_broken_check_is_expanded_too() -> None:
 
 def test_an_empty_ladder_is_readable() -> None:
     text = ladder_text(LadderResult("m", "1", "t", ()))
-    assert text.splitlines() == ["m 1 on t", "  verdict: undecided (no check was answered)"]
+    assert text.splitlines() == ["m 1 on t", "  verdict: undecided (some checks were not answered)"]
 
 
 def test_a_check_log_holds_question_numbers_evidence_and_verdict() -> None:

@@ -188,7 +188,7 @@ def test_what_goes_wrong_outside_a_check_is_an_answer_too(toy_zoo: ToyZoo, monke
 
 def test_every_result_says_what_determined_it(toy_zoo: ToyZoo) -> None:
     facts = climb(["float"]).rungs[0].facts
-    assert facts["artifact_sha256"] == hashlib.sha256((toy_zoo.artifacts / "float.json").read_bytes()).hexdigest()
+    assert facts["artifacts"]["float"] == hashlib.sha256((toy_zoo.artifacts / "float.json").read_bytes()).hexdigest()
     assert facts["determinants"]["adapter"] == hashlib.sha256((toy_zoo.folder / "zoo" / "toy.py").read_bytes()).hexdigest()
     before = facts["determinants"]["entry"]
     toy_zoo.entry(gates={"float": {"min": 0.8}})
@@ -203,3 +203,52 @@ def test_what_a_killed_rung_left_is_forgotten_after_two_days(toy_zoo: ToyZoo) ->
         os.utime(work / name, (time.time() - age,) * 2)
     climb(["float"])
     assert [path.name for path in work.iterdir()] == ["new"]
+
+
+def test_a_broken_calib_does_not_make_qat_fail(toy_zoo: ToyZoo) -> None:
+    toy_zoo.entry(artifacts={"float": "toy/float.json", "calib": "toy/calib.json"}, environment="gone")
+    (toy_zoo.folder / "zoo" / "zoo.yaml").write_text("environments: {gone: {python: /no/such/python}}\n")
+    result = climb(["float", "calib", "qat"])
+    assert statuses(result) == {"float.accuracy": "broken", "calib.accuracy": "broken", "qat.accuracy": "skipped"}
+    assert result.verdict is Verdict.UNDECIDED
+    assert result.checks[2].required
+
+
+def test_a_declared_drop_is_never_dropped_silently(toy_zoo: ToyZoo) -> None:
+    toy_zoo.entry(gates={"float": {"min": 0.9}, "calib": {"min": 0.5, "max_drop": 0.1}})
+    assert climb(["calib"], "alone").checks[0].status is Status.SKIPPED
+    toy_zoo.artifact("calib", 8)
+    assert climb(["calib"], "bad").checks[0].status is Status.FAILED
+
+
+def test_rungs_judged_on_different_samples_are_not_compared(toy_zoo: ToyZoo) -> None:
+    adapter = toy_zoo.folder / "zoo" / "toy.py"
+    adapter.write_text(adapter.read_text().replace("else -1.0, index]", "else -1.0, index + np.random.rand() / 9]"))
+    check = climb(["float", "calib"]).checks[1]
+    assert check.status is Status.FAILED
+    assert "same samples" in check.reason
+    assert "deterministic" in check.next_steps[0]
+
+
+def test_an_artifact_replaced_during_the_run_is_broken(toy_zoo: ToyZoo) -> None:
+    (ladder,) = plan(rungs=["float", "calib"])
+    run_rung(ladder, "float", "run", print)
+    toy_zoo.artifact("calib", 1)
+    run_rung(ladder, "calib", "run", print)
+    check = finish_ladder(ladder, "run").checks[1]
+    assert check.status is Status.BROKEN
+    assert check.values["kind"] == "artifact_changed"
+
+
+def test_an_unreadable_entry_is_undecided_and_the_others_are_validated(toy_zoo: ToyZoo) -> None:
+    (toy_zoo.folder / "zoo" / "torn.yaml").write_text("model: [")
+    ladders = plan(rungs=["float"])
+    assert [ladder["model"] for ladder in ladders] == ["toy", "torn"]
+    for ladder in ladders:
+        run_rung(ladder, "float", "run", print)
+    results = [finish_ladder(ladder, "run") for ladder in ladders]
+    assert results[0].checks[0].status is Status.PASSED
+    assert results[1].verdict is Verdict.UNDECIDED
+    assert "cannot be read" in results[1].why
+    with pytest.raises(ConfigError, match="YAML"):
+        plan(["torn"])
