@@ -6,6 +6,7 @@ All arrays are .npy, samples along axis 0, in the order of `Adapter.samples`. Ev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from itertools import islice
@@ -16,7 +17,7 @@ import numpy as np
 
 from qatladder.errors import ArtifactError, RunnerError
 from qatladder.runner.__main__ import write_json
-from qatladder.runner.adapter import Adapter, Tensors, load_adapter
+from qatladder.runner.adapter import Adapter, Sample, Tensors, load_adapter
 
 
 def export_samples(adapter: str, options: Dict[str, Any], split: str, limit: Optional[int], out: str) -> Dict[str, Any]:
@@ -24,7 +25,9 @@ def export_samples(adapter: str, options: Dict[str, Any], split: str, limit: Opt
     model = load_adapter(adapter, options)
     inputs: Dict[str, List[np.ndarray]] = {}
     targets: List[Any] = []
+    seen = _Seen()
     for sample in islice(model.samples(split, limit), limit):
+        seen.add(sample)
         for name, array in sample.inputs.items():
             inputs.setdefault(name, []).append(np.asarray(array))
         targets.append(sample.target)
@@ -44,6 +47,7 @@ def export_samples(adapter: str, options: Dict[str, Any], split: str, limit: Opt
         np.save(str(folder / (name + ".npy")), np.stack(arrays))
     write_json(folder / "targets.json", targets)
     return {
+        "samples_sha256": seen.sha256,
         "count": len(targets),
         "inputs": {name: str(folder / (name + ".npy")) for name in inputs},
         "targets": str(folder / "targets.json"),
@@ -103,13 +107,15 @@ def evaluate(adapter: str, options: Dict[str, Any], rung: str, artifact: str, sp
             predictions.append(adapted.postprocess({name: array[index : index + 1] for name, array in outputs.items()}))
         pending.clear()
 
+    seen = _Seen()
     for sample in islice(adapted.samples(split, limit), limit):
+        seen.add(sample)
         pending.append(adapted.preprocess(sample.inputs))
         targets.append(sample.target)
         if len(pending) == adapted.batch:
             flush()
     flush()
-    return _scored(adapted, predictions, targets, Path(out), {"output_ranges": ranges, "inference_seconds": round(spent, 3)})
+    return _scored(adapted, predictions, targets, Path(out), {"output_ranges": ranges, "inference_seconds": round(spent, 3), "samples_sha256": seen.sha256})
 
 
 def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], targets: str, out: str) -> Dict[str, Any]:
@@ -124,6 +130,24 @@ def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], target
         adapted.postprocess({name: np.array(array[index : index + 1]) for name, array in arrays.items()}) for index in range(count)
     ]
     return _scored(adapted, predictions, truth[:count], Path(out), {})
+
+
+class _Seen:
+    """What was evaluated: a hash over every sample's inputs and target, in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, sample: Sample) -> None:
+        for name in sorted(sample.inputs):
+            array = np.ascontiguousarray(sample.inputs[name])
+            self._digest.update("{} {} {}".format(name, array.dtype, array.shape).encode())
+            self._digest.update(array.tobytes())
+        self._digest.update(json.dumps(sample.target, sort_keys=True).encode())
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _scored(adapter: Adapter, predictions: List[Any], targets: List[Any], out: Path, extra: Dict[str, Any]) -> Dict[str, Any]:
