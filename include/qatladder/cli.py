@@ -1,16 +1,20 @@
 """`qatladder`: the same ladder without a scheduler.
 
-Exit codes: 0 every ladder ships, 1 one does not, 2 one is undecided (and none is no-ship), 3 usage.
+Exit codes: 0 every ladder ships, 1 one does not, 2 one is undecided (and none is no-ship), or something of ours broke, so
+that nothing is known; 3 usage or configuration. 130 and 143: ended by Ctrl-C, by SIGTERM.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -20,6 +24,10 @@ from qatladder import __version__
 from qatladder.errors import BrokenError, QATLadderError
 from qatladder.ladder import LadderResult, Verdict
 
+if TYPE_CHECKING:
+    from qatladder.boards.fleet import BoardSpec
+
+BROKEN = 2
 USAGE = 3
 
 console = Console(stderr=True)
@@ -78,7 +86,10 @@ def _climb(models: Sequence[str] | None, version: str | None, target: str | None
         for ladder in ladders:
             for rung in ladder["rungs"]:
                 progress.update(bar, description=f"{ladder['label']}  {rung}")
-                run_rung(ladder, rung, run_id, log)
+                try:
+                    run_rung(ladder, rung, run_id, log)
+                except BrokenError as error:  # the store, say: this rung has no answer, and `finish_ladder` says so; the others may
+                    _show(error, f"{ladder['label']}  {rung}: ")
                 progress.advance(bar)
         progress.update(bar, description="report")
         results = [finish_ladder(ladder, run_id) for ladder in ladders]
@@ -129,14 +140,38 @@ def _virtual_boards(ladders: Sequence[dict[str, Any]]) -> Iterator[None]:
         for board in needed:
             if board.virtual and settings.vendor and not control.running(board, settings):
                 try:
-                    control.start_background(board, settings)
-                    started.append(board)
+                    with _signals_held_back():
+                        control.start_background(board, settings)
+                        started.append(board)
                 except BrokenError as error:  # the board rung says so again, and only that rung is broken
-                    console.print(str(error), markup=False)
+                    _show(error)
         yield
     finally:
-        for board in started:
-            control.stop(board, settings)
+        with _signals_held_back():
+            for board in started:
+                control.stop(board, settings)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect after this block: a board that is being started or stopped must not be lost track of."""
+    held: list[int] = []
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _show(error: QATLadderError, where: str = "") -> None:
+    console.print(f"{where}{error}", markup=False, highlight=False)
 
 
 @zoo_app.command("list")
@@ -174,7 +209,7 @@ def zoo_list(as_json: bool) -> None:
 @click.argument("models", nargs=-1)
 @json_option
 def zoo_lint(models: Sequence[str], as_json: bool) -> None:
-    """Find the mistakes of entries: fields, files, adapter, shapes, boards."""
+    """Find the mistakes of entries: fields, files, adapter, shapes, preprocessing, boards. Exit code 1 when there are any."""
     from qatladder.boards.fleet import load_fleet
     from qatladder.errors import ConfigError
     from qatladder.settings import load_settings
@@ -183,6 +218,14 @@ def zoo_lint(models: Sequence[str], as_json: bool) -> None:
 
     settings = load_settings()
     zoo, fleet = load_zoo(settings), load_fleet(settings.fleet)
+    known = {entry.model for entry in zoo.entries.values()}
+    if unknown := set(models) - known - {Path(problem.where.get("file", "")).stem for problem in zoo.problems}:
+        raise ConfigError(
+            "the zoo has no such model",
+            found=", ".join(sorted(unknown)),
+            expected=" | ".join(sorted(known)),
+            next_step="`qatladder zoo list` shows the zoo",
+        )
     found: dict[str, list[str]] = {}
     for problem in zoo.problems:
         found[problem.where.get("file", "zoo")] = str(problem).splitlines()
@@ -268,20 +311,33 @@ def board_check(names: Sequence[str], as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 def board_start(names: Sequence[str]) -> None:
     """Start virtual boards in the background."""
-    _virtual("start", names)
+    from qatladder.boards.virtual import control
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    for board in _virtual(names):
+        print(f"{board.name}: listening on {board.host}:{control.start_background(board, settings)}")
 
 
 @board_app.command("stop")
 @click.argument("names", nargs=-1)
 def board_stop(names: Sequence[str]) -> None:
     """Stop virtual boards."""
-    _virtual("stop", names)
+    from qatladder.boards.virtual import control
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    for board in _virtual(names):
+        print(f"{board.name}: {'stopped' if control.stop(board, settings) else 'was not running'}")
 
 
-def _virtual(action: str, names: Sequence[str]) -> None:
-    from qatladder.boards.virtual.__main__ import main as virtual
+def _virtual(names: Sequence[str]) -> list[BoardSpec]:
+    """The named boards; every virtual one of the fleet when none is named."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.settings import load_settings
 
-    sys.exit(virtual([action, *names]))
+    fleet = load_fleet(load_settings().fleet)
+    return [fleet.board(name) for name in names] or [board for board in fleet.boards if board.virtual]
 
 
 @app.command()
@@ -318,7 +374,8 @@ def report(run: str | None, list_runs: bool, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: turns errors into messages and exit codes."""
+    """Entry point: turns errors into messages and exit codes. Only a verdict exits 0 or 1, never something that broke."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
     except click.ClickException as error:
@@ -326,9 +383,24 @@ def main() -> None:
         sys.exit(USAGE)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except BrokenError as error:
+        if error.console:
+            print(error.console, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BROKEN)
     except QATLadderError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(BROKEN)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    """SIGTERM leaves as an exception, so that boards are stopped, jobs ended and work folders removed on the way out."""
+    signal.signal(number, signal.SIG_IGN)  # once is enough: a second one must not cut the cleaning up short
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from qatladder.errors import ConfigError
 from qatladder.settings import PROJECT, Settings
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8080
+UI_USER = "admin"
 PARALLELISM = 4
 """Tasks at once on SQLite. With Airflow's default of 32 SQLite answers "database is locked" and the scheduler dies."""
 
@@ -40,6 +42,23 @@ def airflow_home(settings: Settings) -> Path:
     return settings.home / "airflow"
 
 
+def password_file(settings: Settings) -> Path:
+    """`{user: password}` of the UI and the REST API, readable by the owner only."""
+    return airflow_home(settings) / "passwords.json"
+
+
+def everybody_is_let_in(base: Mapping[str, str] | None = None) -> bool:
+    """QATLADDER_UI_AUTH: `password` (default) asks for the generated password; `none` is for a machine of one's own.
+
+    Raises:
+        ConfigError: another value; a misspelt `password` must not open the door, nor a misspelt `none` shut it in silence.
+    """
+    asked = (os.environ if base is None else base).get("QATLADDER_UI_AUTH") or "password"
+    if asked not in ("password", "none"):
+        raise ConfigError("QATLADDER_UI_AUTH has no such mode", found=asked, expected="password | none", next_step="correct it")
+    return asked == "none"
+
+
 def native_environment(settings: Settings, port: int, *, nightly: bool = False, base: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of services started on this machine, for this user, reachable from this machine only.
 
@@ -47,7 +66,11 @@ def native_environment(settings: Settings, port: int, *, nightly: bool = False, 
         port: of the API server and UI, on 127.0.0.1.
         nightly: let the schedule start runs; without it only a person or the API does.
         base: the variables to start from; default: this process's.
+    Raises:
+        ConfigError: QATLADDER_UI_AUTH is neither `password` nor `none`.
     """
+    open_to_all = everybody_is_let_in(base)
+    _make_password(password_file(settings))
     kept = {key: value for key, value in (os.environ if base is None else base).items() if not key.startswith("AIRFLOW__")}
     url = f"http://{LOOPBACK}:{port}"
     parallelism = kept.get("QATLADDER_PARALLELISM") or str(PARALLELISM)
@@ -65,7 +88,7 @@ def native_environment(settings: Settings, port: int, *, nightly: bool = False, 
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(kept.get("QATLADDER_UI_AUTH") != "password"),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(open_to_all),
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(nightly),
         # A failed or skipped task is reported only at the supervisor's next wake-up: 5 s by default, for every one of them.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
@@ -90,7 +113,7 @@ def _common(home: Path) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{UI_USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -113,9 +136,26 @@ def _secrets(home: Path) -> dict[str, str]:
             "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(48),
             "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         }
-        temporary = path.with_suffix(f".{os.getpid()}")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(keys, file)
-        temporary.replace(path)
+        _write_private(path, keys)
     keys = json.loads(path.read_text())
     return {str(key): str(value) for key, value in keys.items()}
+
+
+def _make_password(path: Path) -> None:
+    """A password for the UI's user, made once. Airflow would make it readable by everybody, and print it to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        passwords = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # missing, or torn
+        passwords = {}
+    if isinstance(passwords, dict) and passwords.get(UI_USER):
+        path.chmod(0o600)
+    else:
+        _write_private(path, {UI_USER: secrets.token_urlsafe(16)})
+
+
+def _write_private(path: Path, data: dict[str, str]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(data, file)
+    temporary.replace(path)

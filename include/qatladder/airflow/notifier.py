@@ -13,7 +13,7 @@ from airflow.sdk import BaseNotifier, Context
 
 
 class LadderNotifier(BaseNotifier):
-    """Sends the alert of a DAG run: regressions and verdicts other than `ship`. A run without a report is an alert of its own.
+    """Sends the alert of a DAG run: its `no-ship` and `undecided` ladders. A run without a report is an alert of its own.
 
     Args:
         urls: apprise addresses; None for QATLADDER_ALERTS.
@@ -46,7 +46,7 @@ class LadderNotifier(BaseNotifier):
         else:
             message = alert_message(report, store.run_uri(key, "report.html"))
         if message is None:
-            say("nothing to tell: every ladder ships and none got worse")
+            say("nothing to tell: every ladder ships")
             return
         deliveries = send(message, self.urls or settings.alerts)
         for delivery in deliveries:

@@ -4,9 +4,9 @@
     python -m qatladder.airflow.services ui [--nightly]                             look at the sweeps; Ctrl-C ends it
     python -m qatladder.airflow.services run SERVICE                                one service in the foreground (containers)
 
-`sweep` and `ui` share one database in the data folder, so `ui` shows every sweep. They listen on 127.0.0.1 only and let
-everybody on this machine in; QATLADDER_UI_AUTH=password asks for the generated password instead. The schedule starts
-runs only under `ui --nightly`.
+`sweep` and `ui` share one database in the data folder, so `ui` shows every sweep. They listen on 127.0.0.1 only and
+ask for the generated password (user `admin`, file `<home>/airflow/passwords.json`); QATLADDER_UI_AUTH=none lets everybody
+on this machine in, for a machine of one's own. The schedule starts runs only under `ui --nightly`.
 
 Exit code of `sweep`: 0 every ladder got its verdict (also a `no-ship`: that is a finding), 3 something of ours broke,
 2 a wrong argument or setting, 130 interrupted.
@@ -32,7 +32,17 @@ from types import FrameType
 from typing import Any
 
 from qatladder.airflow.client import AirflowClient, ApiError
-from qatladder.airflow.environment import DEFAULT_PORT, LOOPBACK, SERVICES, airflow_home, container_environment, native_environment
+from qatladder.airflow.environment import (
+    DEFAULT_PORT,
+    LOOPBACK,
+    SERVICES,
+    UI_USER,
+    airflow_home,
+    container_environment,
+    everybody_is_let_in,
+    native_environment,
+    password_file,
+)
 from qatladder.airflow.names import RUNGS, board_names, run_key, zoo_names
 from qatladder.airflow.processes import Processes
 from qatladder.errors import BrokenError, ConfigError, QATLadderError
@@ -105,8 +115,6 @@ def ui(settings: Settings, nightly: bool = False) -> int:
     with Processes(airflow_home(settings)) as processes:
         client = start(settings, processes, free_port(settings, fixed=True), nightly=nightly)
         print(f"Airflow is at {client.url}   (Ctrl-C stops it)")
-        if os.environ.get("QATLADDER_UI_AUTH") == "password":
-            print(f"user and password: {airflow_home(settings) / 'passwords.json'}")
         print("the nightly schedule is " + ("on" if nightly else "off (--nightly)"), flush=True)
         try:
             while True:
@@ -135,7 +143,7 @@ def start(settings: Settings, processes: Processes, port: int, nightly: bool = F
     for board in idle_virtual_boards(settings):
         # Without its board a ladder is `broken` at that rung, which is an answer: the sweep goes on.
         processes.start(f"board-{board}", (*SERVICES["virtual-board"], board, "--port", "0"), environment, essential=False)
-    client = AirflowClient(f"http://{LOOPBACK}:{port}", home / "passwords.json")
+    client = AirflowClient(f"http://{LOOPBACK}:{port}", password_file(settings))
     while True:
         processes.check()
         if waiting_for(client, began) is None:
@@ -148,8 +156,16 @@ def start(settings: Settings, processes: Processes, port: int, nightly: bool = F
                 next_step=f"read {home / 'logs' / 'services'}",
             )
         time.sleep(0.3)
-    print(f"Airflow is up after {time.time() - began:.1f} s; its logs: {home / 'logs'}", flush=True)
+    print(f"Airflow is up after {time.time() - began:.1f} s; its logs: {home / 'logs'}")
+    print(login_hint(settings), flush=True)
     return client
+
+
+def login_hint(settings: Settings) -> str:
+    """Who may log in, and where the password is; never the password itself, screens are kept in logs."""
+    if everybody_is_let_in():
+        return "everybody on this machine is let in as administrator (QATLADDER_UI_AUTH=none)"
+    return f"log in as {UI_USER}; the password is in {password_file(settings)}"
 
 
 def idle_virtual_boards(settings: Settings) -> list[str]:

@@ -2,7 +2,7 @@
 
 Job file:    {"protocol": 1, "call": "package.module:function", "args": {...}}
 Result file: {"protocol": 1, "ok": true, "value": ..., "seconds": ..., "environment": {...}}
-         or  {"protocol": 1, "ok": false, "error": {"type", "message", "next_step", "where", "traceback"}, ...}
+         or  {"protocol": 1, "ok": false, "error": as `qatladder.runner.failures.describe` has it, ...}
 
 The result file is written last and atomically: its absence means the process died. What the job prints is its log.
 Only functions of `qatladder` can be called; tensors travel as .npy files named in args and value.
@@ -19,6 +19,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any, Dict
+
+from qatladder.runner.failures import describe
 
 PROTOCOL = 1
 
@@ -61,14 +63,7 @@ def main(job_file: str) -> int:
         result["value"] = function(**job["args"])
         result["ok"] = True
     except Exception as error:
-        result["error"] = {
-            "type": type(error).__name__,
-            "message": getattr(error, "message", None) or str(error) or type(error).__name__,
-            "next_step": getattr(error, "next_step", ""),
-            "where": getattr(error, "where", {}),
-            "kind": getattr(error, "kind", ""),
-            "traceback": traceback.format_exc(),
-        }
+        result["error"] = describe(error)
         sys.stdout.flush()
         traceback.print_exc()
     result["seconds"] = round(time.time() - started, 3)

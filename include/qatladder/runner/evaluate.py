@@ -115,7 +115,13 @@ def evaluate(adapter: str, options: Dict[str, Any], rung: str, artifact: str, sp
         if len(pending) == adapted.batch:
             flush()
     flush()
-    return _scored(adapted, predictions, targets, Path(out), {"output_ranges": ranges, "inference_seconds": round(spent, 3), "samples_sha256": seen.sha256})
+    return _scored(
+        adapted,
+        predictions,
+        targets,
+        Path(out),
+        {"output_ranges": ranges, "inference_seconds": round(spent, 3), "samples_sha256": seen.sha256},
+    )
 
 
 def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], targets: str, out: str) -> Dict[str, Any]:

@@ -120,6 +120,7 @@ class CompileReport:
             a time is 0.0 where the compiler says "<1 us".
         inputs, outputs: the hbm's features.
         versions: compiler and runtime version the hbm was built with.
+        contradiction: why the hbm cannot have been compiled from this int model; empty when it provably was.
         problems: what the op-support checker refused, one line each; empty when it takes everything.
     """
 
@@ -134,6 +135,7 @@ class CompileReport:
     inputs: tuple[Feature, ...]
     outputs: tuple[Feature, ...]
     versions: dict[str, str]
+    contradiction: str
     problems: tuple[str, ...] = field(default=())
 
 

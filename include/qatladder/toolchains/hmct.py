@@ -105,7 +105,16 @@ class Hmct:
         return {name: Path(file) for name, file in self._job("simulate", arguments, folder, log, rung="hbm").items()}
 
     def _job(self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, **where: object) -> Any:
-        return run_job(self.environment, _CALL + function, arguments, folder, timeout=self._timeout, log=log, **where).value
+        return run_job(
+            self.environment,
+            _CALL + function,
+            arguments,
+            folder,
+            timeout=self._timeout,
+            log=log,
+            if_slow="the vendor tools work slowly on a busy machine: run fewer models at once, or fewer `samples` of the entry",
+            **where,
+        ).value
 
 
 def _environment(python: Path) -> Environment:

@@ -27,7 +27,10 @@ _LEVEL = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ (WARNING|ERROR|CRITICA
 _OCCURRED = re.compile(r"\*\*\* ERROR-OCCUR-DURING \{([^}]*)\} \*\*\*,? *error message: *(.*)", re.DOTALL)
 _CORRUPT = re.compile(
     r"hbrtError(?:IllegalHBM\w*|HBMCRC32VerifyFail|IncompatibleVersion)|hbm file format invalid|Recognize march from hbm failed"
+    r"|crc32 = \w+, should be \w+|Only HBM is supported|is specified as hbm, but it seems not|not compatible with the hbrt version"
 )
+_NO_MEMORY = re.compile(r"\bbad_alloc\b|MemoryError\b|Cannot allocate memory")
+_NO_DISK = re.compile(r"No space left|Disk quota exceeded")
 _KILLS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -82,7 +85,7 @@ def run_tool(arguments: Sequence[str | Path], folder: Path, timeout: float = 150
     run = ToolRun(" ".join(command), finished.returncode, console)
     if -run.code in _KILLS or run.code - 128 in _KILLS:
         raise killed(command[0], run)
-    if "No space left on device" in console:
+    if _NO_DISK.search(console):
         raise BrokenError("the disk is full", "free space in the data folder", kind="disk_full", console=run.tail(), tool=command[0])
     return run
 
@@ -96,6 +99,34 @@ def killed(tool: str, run: ToolRun, name: str = "") -> BrokenError:
         console=run.tail(),
         tool=tool,
     )
+
+
+def crashed(tool: str, run: ToolRun, **where: object) -> BrokenError | None:
+    """The error of a failed tool that a signal or want of memory ended, so that it judged nothing; None when it ended in its own way."""
+    if _NO_MEMORY.search(run.console):
+        return BrokenError(
+            f"{tool} ran out of memory",
+            "give the task more memory, or run fewer at once",
+            kind="memory",
+            console=run.tail(),
+            tool=tool,
+            **where,
+        )
+    if run.signal:
+        return BrokenError(
+            f"{tool} ended with {run.signal}",
+            "read its console in the log, then run this rung again",
+            kind="tool_crashed",
+            console=run.tail(),
+            tool=tool,
+            last_line=_last_error(run),
+            **where,
+        )
+    return None
+
+
+def _last_error(run: ToolRun) -> str:
+    return next((line for line in reversed(run.console.splitlines()) if "rror" in line), run.tail(1))
 
 
 def console_problems(console: str) -> tuple[list[str], list[str]]:
@@ -121,6 +152,9 @@ def conversion_error(run: ToolRun, model: str) -> QATLadderError:
     signals = re.search(r"returncode -(\d+)", "\n".join(errors))
     if signals and int(signals.group(1)) in _KILLS:
         return killed("hbdk-cc", run, signal.Signals(int(signals.group(1))).name)
+    died = crashed("hb_mapper", run, model=model)
+    if died is not None and (died.kind == "memory" or run.signal == "SIGABRT"):
+        return died
     if run.signal:
         return ToolchainError(
             f"hb_mapper crashed with {run.signal} on this model",
@@ -163,13 +197,13 @@ def hbm_error(run: ToolRun, tool: str, hbm: Path) -> QATLadderError | None:
             "an input file has the wrong size for the hbm", "compare the input's shape with the compile report", found=size.group(0)
         )
     if run.code != 0:
-        return BrokenError(
-            f"{tool} ended with {run.signal or f'exit code {run.code}'}",
+        return crashed(tool, run, file=hbm) or BrokenError(
+            f"{tool} ended with exit code {run.code}",
             "read its console in the log",
-            kind="tool_crashed" if run.signal else "tool_failed",
+            kind="tool_failed",
             console=run.tail(),
             file=hbm,
-            last_line=next((line for line in reversed(run.console.splitlines()) if "rror" in line), run.tail(1)),
+            last_line=_last_error(run),
         )
     return None
 
@@ -178,7 +212,7 @@ def describe_hbm(models: list[dict[str, Any]], hbm: Path) -> dict[str, Any]:
     """The one model of an hbm, from the parsed `hbdk-disas --json`.
 
     Returns:
-        {"name", "march", "core_num", "versions", "inputs", "outputs"}; a feature as `qatladder.toolchains.base.Feature` has it.
+        {"name", "march", "core_num", "hbir_crc", "versions", "inputs", "outputs"}; a feature as `qatladder.toolchains.base.Feature` has it.
     Raises:
         ToolchainError: several models, a march, type or stride this library does not know.
     """
@@ -198,6 +232,7 @@ def describe_hbm(models: list[dict[str, Any]], hbm: Path) -> dict[str, Any]:
         "name": model["model name"],
         "march": march,
         "core_num": model["core num"],
+        "hbir_crc": model["model file crc32"],
         "versions": {"hbdk": compiler.get("version", ""), "hbdk_runtime": compiler.get("runtime version", "")},
         "inputs": [_feature(item, hbm) for item in model["input features"]],
         "outputs": [_feature(item, hbm) for item in model["output features"]],

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import external_data_helper
 
 from qatladder.errors import ArtifactError, BrokenError, ToolchainError
 from qatladder.toolchains import hmct_graph, hmct_tools
+from qatladder.toolchains.hmct_provenance import contradiction
 from qatladder.toolchains.hmct_rewrite import rewrite
 
 _CONVERTED = "Convert to runtime bin file successfully!"
@@ -75,11 +77,11 @@ def convert(model: str, onnx_file: str, folder: str, inputs: list[dict[str, Any]
     if run.code != 0 or not complete or _CONVERTED not in run.console:
         error = hmct_tools.conversion_error(run, model)
         if isinstance(error, ToolchainError) and calibrated.is_file():  # a scale of hmct's own is the better explanation
-            hmct_graph.verify_calibration(rewritten.pairs, onnx.load(str(calibrated)))
+            hmct_graph.verify_calibration(rewritten.pairs, _written(calibrated))
         raise error
     _one_bpu_part(build / f"{name}_hybrid_model.onnx", run.console)
-    quantized = onnx.load(str(quantized_file))
-    compared, half_way = hmct_graph.verify_scales(rewritten.pairs, onnx.load(str(calibrated)), quantized)
+    quantized = _written(quantized_file)
+    compared, half_way = hmct_graph.verify_scales(rewritten.pairs, _written(calibrated), quantized)
     hbm = work / f"{name}.hbm"
     hbm.write_bytes(_packed_hbm(binary))
     described = hmct_tools.describe_hbm(_disassemble(hbm, work), hbm)
@@ -231,17 +233,27 @@ def compile_report(int_model: str, hbm: str, hbir: str | None, folder: str) -> d
         raise error or BrokenError("hbdk-perf wrote no report", "read its console", kind="dump_missing", console=run.tail(), file=estimate)
     summary = json.loads(estimate.read_text(encoding="utf-8"))["summary"]
     names = {side: [item["name"] for item in described[side]] for side in ("inputs", "outputs")}
+    sources = {item["name"]: item["source"] for item in described["inputs"] if item["source"] != "ddr"}
     where = hmct_graph.operators(_load(Path(int_model)), names["inputs"], names["outputs"])
     return {
         **{key: described[key] for key in ("march", "inputs", "outputs", "versions")},
         **hmct_tools.describe_performance(summary, file.stat().st_size),
         "operators": {key: where[key] for key in ("bpu", "cpu", "rim")},
         "cpu_operators": where["cpu_operators"],
-        "problems": _check_support(Path(hbir), described, work) if hbir else [],
+        "contradiction": contradiction(Path(int_model), described["march"], sources, described["hbir_crc"], work / "derived.hbir"),
+        "problems": _check_support(Path(hbir) if hbir else None, described, work),
     }
 
 
-def _check_support(hbir: Path, described: dict[str, Any], work: Path) -> list[str]:
+def _check_support(hbir: Path | None, described: dict[str, Any], work: Path) -> list[str]:
+    """What the compiler's own checker has against a model; empty when it supports it."""
+    if hbir is None or not hbir.is_file():
+        raise BrokenError(
+            "the conversion left no hbir, so the compiler's checker cannot be asked which operators it supports",
+            "convert again; hmct keeps the hbir of every conversion",
+            kind="dump_missing",
+            file=hbir or "(no hbir among the products)",
+        )
     sources = ",".join(item["source"] for item in described["inputs"])
     run = hmct_tools.run_tool(
         ["hbdk-model-check", "-f", "hbir", "-m", hbir, "--march", described["march"], "-i", sources, "--core-num", described["core_num"]],
@@ -251,8 +263,15 @@ def _check_support(hbir: Path, described: dict[str, Any], work: Path) -> list[st
         return []
     if "Deserialize hbir file" in run.console:
         raise ArtifactError("the hbir cannot be read", "convert again", file=hbir, found=run.tail(1))
+    died = hmct_tools.crashed("hbdk-model-check", run, file=hbir)
+    if died is not None:
+        raise died
     lines = [line.strip() for line in run.console.splitlines() if line.strip()]
-    return lines or [f"hbdk-model-check ended with {run.signal or run.code} and said nothing"]
+    if not lines:
+        raise BrokenError(
+            f"hbdk-model-check ended with exit code {run.code} and said nothing", "run this rung again", kind="tool_crashed", file=hbir
+        )
+    return lines
 
 
 def simulate(hbm: str, inputs: dict[str, list[str]], folder: str) -> dict[str, str]:
@@ -353,11 +372,38 @@ def _check_file(item: dict[str, Any], file: Path) -> None:
 def _load(file: Path) -> onnx.ModelProto:
     if not file.is_file():
         raise ArtifactError("the ONNX file does not exist", "export it, or correct `artifacts.onnx`", file=file)
+    content = file.read_bytes()
+    where = {"file": file, "size": f"{len(content)} bytes"}
+    if not content:
+        raise ArtifactError("the ONNX file is empty", "export it again", **where)
+    try:
+        model = onnx.load_model_from_string(content)
+        external_data_helper.load_external_data_for_model(model, str(file.parent))
+    except MemoryError:
+        raise
+    except Exception as error:  # protobuf raises its own DecodeError, onnx several others
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            "the file cannot be read as ONNX: truncated, or no ONNX model", "export it again", found=found, **where
+        ) from None
+    if not model.HasField("graph") or not model.opset_import:  # protobuf reads a file that was cut between two fields without a word
+        raise ArtifactError(
+            "the file cannot be read as ONNX: it holds no graph or states no opset, as a truncated one does", "export it again", **where
+        )
+    return model
+
+
+def _written(file: Path) -> onnx.ModelProto:
+    """An ONNX file the converter wrote."""
+    if not file.is_file():
+        raise BrokenError("the converter left a file out", "convert again; read its console in the log", kind="dump_missing", file=file)
     try:
         return onnx.load(str(file))
-    except Exception as error:  # protobuf raises its own DecodeError, onnx several others
-        raise ArtifactError(
-            "the file is no ONNX model", "export it again", file=file, found=str(error).splitlines()[0] if str(error) else ""
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BrokenError(
+            "a file the converter wrote cannot be read", "convert again; check the disk", kind="dump_truncated", file=file, found=error
         ) from None
 
 
@@ -368,18 +414,40 @@ def _disassemble(hbm: Path, work: Path) -> list[dict[str, Any]]:
     target.unlink(missing_ok=True)
     run = hmct_tools.run_tool(["hbdk-disas", hbm, "--json", "-o", target], work)
     error = hmct_tools.hbm_error(run, "hbdk-disas", hbm)
-    if isinstance(error, ArtifactError):
+    if isinstance(error, BrokenError):
+        raise _damage(hbm, work) or error
+    if error is not None:
         raise error
+    text = target.read_bytes() if target.is_file() else b""
     try:
-        models = json.loads(target.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        models = json.loads(text)
+    except ValueError:
+        if not text.rstrip().endswith(b"]"):
+            raise _damage(hbm, work) or BrokenError(
+                "hbdk-disas wrote no whole description of the hbm",
+                "run this rung again; check the disk",
+                kind="dump_truncated" if text else "dump_missing",
+                console=run.tail(),
+                file=hbm,
+            ) from None
+        models = None
+    if not isinstance(models, list):  # of a truncated hbm, hbdk-disas 3.49.15 writes null, or names that are no text
         raise ArtifactError(
-            "the hbm cannot be disassembled",
-            "convert again; if it comes from the store, its hash no longer holds",
-            file=hbm,
-            found=run.tail(2),
+            "the hbm cannot be disassembled", "convert again; if it comes from the store, its hash no longer holds", file=hbm
         ) from None
-    return list(models)
+    return models
+
+
+def _damage(hbm: Path, work: Path) -> ArtifactError | None:
+    """What is wrong with an hbm; None when nothing can be proved.
+
+    hbdk-disas 3.49.15 ends with SIGSEGV, or writes half a description, on a damaged hbm, as it may on a sound one for other reasons.
+    hbdk-perf checks the checksums; it may crash too, which proves nothing.
+    """
+    folder = work / "checksums"
+    folder.mkdir(exist_ok=True)
+    error = hmct_tools.hbm_error(hmct_tools.run_tool(["hbdk-perf", hbm, "-o", folder], work), "hbdk-perf", hbm)
+    return error if isinstance(error, ArtifactError) else None
 
 
 def _packed_hbm(binary: Path) -> bytes:
@@ -396,9 +464,7 @@ def _packed_hbm(binary: Path) -> bytes:
 
 
 def _one_bpu_part(hybrid: Path, console: str) -> None:
-    if not hybrid.is_file():
-        return
-    between = hmct_graph.splitting_operators(onnx.load(str(hybrid)))
+    between = hmct_graph.splitting_operators(_written(hybrid))
     parts = len(set(re.findall(r"Compile submodel: (\S+)", console)))
     if between or parts > 1:
         raise ToolchainError(

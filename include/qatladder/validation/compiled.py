@@ -64,6 +64,7 @@ class _Work:
         report = context.toolchain.compile_report(context.fetch(self.built, "int"), self.hbm, hbir, context.folder / "report", context.log)
         self.report = report
         context.facts["compile"] = asdict(report)
+        context.facts["contradiction"] = report.contradiction
         context.facts["hbm_sha256"] = self.built.products["hbm"].sha256
         problems = list(report.problems)
         if report.march != context.target.march:
@@ -153,15 +154,20 @@ class _Work:
         if not self.files:
             raise BrokenError("the runtime input could not be made", kind="dump_missing", next_step="see hbm.input")
         simulated = context.toolchain.simulate(self.hbm, self.files, context.folder / "simulate", context.log)
-        return bit_exact(context, self.built, simulated, self.report.outputs, "simulator")
+        return bit_exact(context, self.built, simulated, self.report.outputs, "simulator", self.report.contradiction)
 
 
-def bit_exact(context: Context, built: RungResult, found: dict[str, Path], features: tuple[Feature, ...], where: str) -> Answer:
+def bit_exact(
+    context: Context, built: RungResult, found: dict[str, Path], features: tuple[Feature, ...], where: str, contradiction: str
+) -> Answer:
     """Compare raw integers with the int model's, output by output, over all compared samples.
+
+    Samples cannot see every changed weight, so the compiled model must also provably come from the int model.
 
     Args:
         found: [N, ...] .npy of valid integers per hbm output feature.
         where: who produced them, for the words.
+        contradiction: see `CompileReport`.
     """
     problems, texts, evidence = [], [], []
     values: dict[str, Any] = {}
@@ -191,9 +197,17 @@ def bit_exact(context: Context, built: RungResult, found: dict[str, Path], featu
             problems.append(
                 f"{item['name']}: {where_first(comparison)}, max {comparison.max_abs:g}, looks like: {mark.cause} {mark.detail}".rstrip()
             )
-    values["all_outputs"] = differing == len(texts)
+    if contradiction:
+        problems.append(f"the hbm was not compiled from this int model: {contradiction}")
+    values.update(all_outputs=differing == len(texts), same_origin=not contradiction)
+    origin = "not compiled from this int model" if contradiction else "compiled from this int model"
     return Answer(
-        not problems, f"{'; '.join(texts)} on {count} samples", "0 integers differ, no tolerance", "; ".join(problems), values, evidence
+        not problems,
+        f"{'; '.join(texts)} on {count} samples; {origin}",
+        "0 integers differ, no tolerance; hbm compiled from exactly this int model",
+        "; ".join(problems),
+        values,
+        evidence,
     )
 
 

@@ -164,7 +164,7 @@ class _Work:
             )
         self.features = tuple(features)
         context.keep("dumps", _archive(context.folder / "dumps", context.folder / "dumps.tar"))
-        answer = bit_exact(context, self.built, self.raw, self.features, "board")
+        answer = bit_exact(context, self.built, self.raw, self.features, "board", self.compiled.facts["contradiction"])
         skew = f"; {info.skew}" if info.skew else ""
         return Answer(
             answer.passed,

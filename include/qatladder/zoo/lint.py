@@ -1,67 +1,238 @@
-"""Finds what is wrong with zoo entries before the night does: schema, files, adapter, shapes, boards."""
+"""Finds what is wrong with a zoo entry before the night does: gates, files, adapter, shapes, preprocessing, checkpoints, ONNX.
+
+The model's own code runs in the model's environment, on a few samples; nothing is converted or compiled.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from qatladder.errors import QATLadderError
+from qatladder.errors import BrokenError, QATLadderError, RunnerError
+from qatladder.numerics.contract import InputContract, explain_difference
 from qatladder.runner.client import run_job
 from qatladder.zoo.load import Zoo
-from qatladder.zoo.schema import Entry
+from qatladder.zoo.schema import Entry, InputSpec
 
-WHICH = ("float", "calib", "qat", "onnx")
+RUNGS = ("float", "calib", "qat")
+SAMPLES = 4
+"""Samples the adapter is tried on."""
+
+GRAY_LEVELS = 0.01
+"""How far declared and real preprocessing may be apart, in gray levels of the picture: the rule of the check int.input."""
+
+TIMEOUT = 300.0
+"""Seconds one job may take."""
+
+FIELDS = {"channel_swap": "type_train", "offset": "mean", "scale": "scale", "transposed": "layout"}
+"""The field of an input that a cause of `explain_difference` is about."""
 
 
 def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
-    """Every problem of one entry, one line each. Runs the adapter on one sample in the model's environment."""
+    """Every problem of one entry, one line each: the field, what is wrong, what to write."""
     problems = []
-    for which in WHICH:
-        path = zoo.artifact(entry, which)
-        if path is not None and not path.exists():
-            problems.append(f"artifacts.{which}: {path} does not exist")
-    if entry.artifacts.onnx is None:
-        problems.append("artifacts.onnx: is empty, so the int, hbm and board rungs have nothing to convert")
+    if entry.gates.float.min is None:
+        problems.append(f"gates.float: has no min, and float has no rung below to drop from; write the lowest acceptable {entry.metric}")
     if entry.artifacts.calib is None and entry.artifacts.qat is None:
-        problems.append("artifacts: neither calib nor qat, so nothing is quantised")
+        problems.append("artifacts: neither calib nor qat, so nothing is quantised; name at least one checkpoint")
+    problems += _onnx(zoo, entry)
+    checkpoints: dict[str, Path] = {}
+    for rung in RUNGS:
+        path = zoo.artifact(entry, rung)
+        if path is None:
+            continue
+        if path.exists():
+            checkpoints[rung] = path
+        else:
+            problems.append(f"artifacts.{rung}: {path} does not exist; make it, or correct the path")
     try:
         with tempfile.TemporaryDirectory(prefix="qatladder-lint-") as folder:
-            problems += _run_adapter(zoo, entry, Path(folder))
+            problems += _Trial(zoo, entry, Path(folder)).problems(checkpoints)
     except QATLadderError as error:
-        problems.append(f"adapter: {' '.join(str(error).split())}")
+        problems.append(f"environment: {_one_line(error)}")
     return problems
 
 
-def _run_adapter(zoo: Zoo, entry: Entry, folder: Path) -> list[str]:
-    environment = zoo.environment(entry)
-    adapter = {"adapter": zoo.adapter(entry), "options": entry.adapter_options}
-    exported = run_job(
-        environment,
-        "qatladder.runner.evaluate:export_samples",
-        {**adapter, "split": "evaluation", "limit": 1, "out": str(folder / "raw")},
-        folder / "export",
-    ).value
-    tensors = run_job(
-        environment,
-        "qatladder.runner.evaluate:preprocess",
-        {**adapter, "inputs": exported["inputs"], "out": str(folder / "tensors")},
-        folder / "pre",
-    ).value["tensors"]
-    problems = []
-    for spec in entry.inputs:
-        if spec.name not in exported["inputs"] or spec.name not in tensors:
-            problems.append(f"inputs.{spec.name}: the adapter has no such input; it has {', '.join(exported['inputs'])}")
+class _Trial:
+    """The adapter on a few samples, a job per step, each using what the one before it left."""
+
+    def __init__(self, zoo: Zoo, entry: Entry, folder: Path) -> None:
+        self.entry = entry
+        self.environment = zoo.environment(entry)
+        self.adapter = {"adapter": zoo.adapter(entry), "options": entry.adapter_options}
+        self.folder = folder
+
+    def _job(self, function: str, name: str, **arguments: Any) -> dict[str, Any]:
+        call = f"qatladder.runner.evaluate:{function}"
+        return dict(run_job(self.environment, call, {**self.adapter, **arguments}, self.folder / name, timeout=TIMEOUT).value)
+
+    def problems(self, checkpoints: dict[str, Path]) -> Iterator[str]:
+        """Raises BrokenError when the environment itself does not work."""
+        step = "adapter.samples"
+        try:
+            exported = self._job("export_samples", "export", split="evaluation", limit=SAMPLES, out=str(self.folder / "raw"))
+            step = "adapter.preprocess"
+            tensors = self._job("preprocess", "pre", inputs=exported["inputs"], out=str(self.folder / "tensors"))["tensors"]
+        except BrokenError:
+            raise
+        except QATLadderError as error:
+            yield f"{step}: {_one_line(error)}"
+            return
+        for spec in self.entry.inputs:
+            if spec.name not in exported["inputs"] or spec.name not in tensors:
+                yield f"inputs.{spec.name}: the adapter has no such input; it has {', '.join(tensors)}"
+                continue
+            yield from _input(spec, np.load(exported["inputs"][spec.name]), np.load(tensors[spec.name]))
+        answered: dict[str, str] = {}
+        for rung, path in checkpoints.items():
+            try:
+                outputs = self._job("infer", rung, rung=rung, artifact=str(path), tensors=tensors, out=str(self.folder / f"out-{rung}"))
+            except BrokenError as error:
+                yield f"artifacts.{rung}: its job broke, loading {path}: {_one_line(error)}"
+                continue
+            except QATLadderError as error:
+                yield f"artifacts.{rung}: {path} cannot be loaded and run, make it anew: {_one_line(error)}"
+                continue
+            endless = [name for name, file in outputs["tensors"].items() if not np.isfinite(np.load(file)).all()]
+            if endless:
+                yield f"artifacts.{rung}: its output {', '.join(endless)} is not finite; evaluate the checkpoint on its own"
+            answered = answered or outputs["tensors"]
+        if answered:
+            yield from self._metric(answered, exported["targets"])
+
+    def _metric(self, outputs: dict[str, str], targets: str) -> Iterator[str]:
+        try:
+            metric = self._job("score", "score", outputs=outputs, targets=targets, out=str(self.folder / "scored"))["metric"]
+        except RunnerError as error:
+            metric = error.where.get("metric")  # known although its value is not finite: a few samples may be too few for it
+            if metric is None:
+                yield f"adapter.score: fails on {SAMPLES} samples: {_one_line(error)}"
+                return
+        except BrokenError:
+            raise
+        except QATLadderError as error:
+            yield f"adapter.score: {_one_line(error)}"
+            return
+        if metric != self.entry.metric:
+            yield f"metric: is {self.entry.metric}, the adapter's primary metric is {metric}; write metric: {metric}"
+
+
+def _input(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str]:
+    """One input: samples as the world delivers them, and the training tensors the adapter makes of them."""
+    field = f"inputs.{spec.name}"
+    if len(tensor) != len(raw):
+        yield f"{field}: preprocess gives {list(tensor.shape)} for {len(raw)} samples; give every sample a batch axis of 1"
+        return
+    sound = True
+    if spec.is_image and (raw.dtype != np.uint8 or raw.shape[1:] != (*spec.height_width, 3)):
+        yield f"{field}: samples are {raw.dtype} {list(raw.shape[1:])}, an image is uint8 {[*spec.height_width, 3]}"
+        sound = False
+    if tensor.dtype != np.float32 or tensor.shape[1:] != spec.shape[1:]:
+        yield (
+            f"{field}: preprocess gives {tensor.dtype} {[1, *tensor.shape[1:]]}, the entry declares float32 {list(spec.shape)}; "
+            "correct shape and layout, or the adapter"
+        )
+        sound = False
+    if not np.isfinite(tensor).all():
+        yield f"{field}: preprocess gives NaN or infinity; correct the adapter"
+        sound = False
+    if spec.is_image and sound:
+        yield from _preprocessing(spec, raw, tensor)
+
+
+def _preprocessing(spec: InputSpec, pictures: np.ndarray, trained: np.ndarray) -> Iterator[str]:
+    """The question of the check int.input: does the entry declare what the training code does?"""
+    contract = InputContract(spec.name, spec.type_rt, spec.type_train, spec.layout, spec.mean, spec.scale)
+    gap = float(np.abs(contract.training_tensor_of_pictures(pictures) - trained).max())
+    tolerance = GRAY_LEVELS * max((abs(value) for value in spec.scale), default=1.0)
+    if gap <= tolerance:
+        return
+    mark = explain_difference(contract, pictures, trained, tolerance)
+    right = _correction(contract, pictures, trained)
+    fields = ", ".join(right) or FIELDS.get(mark.cause, "type_train, layout, mean, scale")
+    why = mark.detail or "the declared preprocessing is not what the training code does"
+    write = "write " + ", ".join(f"{field}: {value}" for field, value in right.items()) if right else f"correct {fields}"
+    yield f"inputs.{spec.name}.{fields}: {why} (off by up to {gap:.3g}); {write}"
+
+
+def _correction(contract: InputContract, pictures: np.ndarray, trained: np.ndarray) -> dict[str, str]:
+    """The right values of the wrong fields, fitted to the training code; empty when no mean and scale can express what it does.
+
+    A line per channel is fitted from the pictures in the declared colour order, then in the other one, to the training tensor.
+    """
+    other = {"rgb": "bgr", "bgr": "rgb"}.get(contract.type_train, "")
+    target = trained.transpose(0, 2, 3, 1) if contract.layout == "NCHW" else trained
+    for colours in filter(None, (contract.type_train, other)):
+        plain = replace(contract, type_train=colours, layout="NHWC", mean=(), scale=())
+        values = plain.training_tensor_of_pictures(pictures).astype(np.float64)
+        if min(float(np.ptp(values[..., channel])) for channel in range(values.shape[-1])) < 2:
+            continue  # nothing to fit a line through
+        lines = [np.polyfit(values[..., channel].ravel(), target[..., channel].ravel(), 1) for channel in range(values.shape[-1])]
+        scale, start = np.array(lines).T
+        if not scale.all() or np.abs(values * scale + start - target).max() > GRAY_LEVELS * np.abs(scale).max():
             continue
-        raw = np.load(exported["inputs"][spec.name])
-        if spec.is_image and (raw.dtype != np.uint8 or raw.shape[1:] != (*spec.height_width, 3)):
-            problems.append(
-                f"inputs.{spec.name}: samples are {raw.dtype} {list(raw.shape[1:])}, an image is uint8 {[*spec.height_width, 3]}"
-            )
-        tensor = np.load(tensors[spec.name])
-        if tensor.dtype != np.float32 or tensor.shape != spec.shape:
-            problems.append(
-                f"inputs.{spec.name}: preprocess gives {tensor.dtype} {list(tensor.shape)}, the entry declares float32 {list(spec.shape)}"
-            )
-    return problems
+        right = {"type_train": colours} if colours != contract.type_train else {}
+        # As close as two hundredths of a gray level is the same number, written with fewer digits.
+        if np.abs(-start / scale - (contract.mean or (0.0,))).max() > 2 * GRAY_LEVELS:
+            right["mean"] = _numbers(-start / scale)
+        if np.abs(scale / (contract.scale or (1.0,)) - 1).max() > 1e-4:
+            right["scale"] = _numbers(scale)
+        return right
+    return {}
+
+
+def _numbers(values: np.ndarray) -> str:
+    return "[" + ", ".join(f"{value + 0.0:.6g}" for value in np.where(np.abs(values) < 1e-6, 0.0, values)) + "]"
+
+
+def _onnx(zoo: Zoo, entry: Entry) -> Iterator[str]:
+    """The exported model: can it be read, is it whole, and does it take the entry's inputs?"""
+    path = zoo.artifact(entry, "onnx")
+    if path is None:
+        yield "artifacts.onnx: is empty, so the int, hbm and board rungs have nothing to convert; name the exported QDQ ONNX"
+        return
+    if not path.exists():
+        yield f"artifacts.onnx: {path} does not exist; export it, or correct the path"
+        return
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        if not graph.node:
+            yield f"artifacts.onnx: {path} holds no operator; export it again"
+            return
+        onnx.checker.check_model(str(path))
+    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+        yield f"artifacts.onnx: {path} is not a whole ONNX model, export it again: {str(error).splitlines()[0] if str(error) else error!r}"
+        return
+    constants = {item.name for item in graph.initializer}
+    found = {item.name: item.type.tensor_type for item in graph.input if item.name not in constants}
+    declared = {spec.name: spec for spec in entry.inputs}
+    for name in found.keys() - declared.keys():
+        yield f"inputs: the exported model's input {name} is not declared; add it (declared: {', '.join(declared)})"
+    for name, spec in declared.items():
+        if name not in found:
+            yield f"inputs.{name}: the exported model has no such input; it has {', '.join(found) or 'none'}"
+            continue
+        shape = tuple(axis.dim_value or axis.dim_param or "?" for axis in found[name].shape.dim)
+        if shape != spec.shape:
+            yield f"inputs.{name}.shape: is {list(spec.shape)}, the exported model takes {_shape(shape)}; write that, or export it again"
+        if found[name].elem_type != onnx.TensorProto.FLOAT:
+            kind = onnx.TensorProto.DataType.Name(found[name].elem_type).lower()
+            yield f"inputs.{name}: the exported model takes {kind}, not float32; export the training model itself"
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def _one_line(error: QATLadderError) -> str:
+    """An error as one line of bearable length."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= 500 else line[:497] + "..."

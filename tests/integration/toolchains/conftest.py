@@ -49,7 +49,9 @@ class Converted:
 
     def report(self) -> CompileReport:
         products = self.conversion.products
-        return self.hmct.compile_report(products["int"], products["hbm"], products.get("hbir"), self.job(), self.log.append)
+        report = self.hmct.compile_report(products["int"], products["hbm"], products.get("hbir"), self.job(), self.log.append)
+        assert report.contradiction == "", "the hbm of this conversion comes from this int model"
+        return report
 
     def run_int(self, tensors: dict[str, np.ndarray], raw: bool = True, int_model: Path | None = None) -> dict[str, np.ndarray]:
         folder = self.job()

@@ -308,11 +308,18 @@ class TestRefusals:
         assert "2 core" in caught.value.where["found"]
 
     def test_a_file_that_is_no_onnx(self, image, hmct, tmp_path: Path) -> None:
-        for content in (None, b"not a protobuf at all"):
+        exported = image.onnx.read_bytes()
+        for content, match in (
+            (None, "does not exist"),
+            (b"", "is empty"),
+            (b"not a protobuf at all", "cannot be read as ONNX"),
+            (exported[: len(exported) // 2], "cannot be read as ONNX"),
+            (exported[:2], "cannot be read as ONNX"),
+        ):
             path = tmp_path / "broken.onnx"
             if content is not None:
                 path.write_bytes(content)
-            with pytest.raises(ArtifactError, match="does not exist" if content is None else "no ONNX model"):
+            with pytest.raises(ArtifactError, match=match):
                 hmct.convert(image.entry, image.entry.targets[0], path, tmp_path / "convert", lambda line: None)
 
     @pytest.mark.parametrize("damage", ["header", "checksum", "truncated"])
@@ -371,6 +378,17 @@ class TestTools:
         with pytest.raises(ToolchainError, match="crashed with SIGFPE"):
             self.convert(shadowed("hb_mapper", "kill -FPE $$"), image, tmp_path)
 
+    def test_an_aborted_converter_is_broken(self, shadowed, image, tmp_path: Path) -> None:
+        with pytest.raises(BrokenError, match="hb_mapper") as caught:
+            self.convert(shadowed("hb_mapper", "kill -ABRT $$"), image, tmp_path)
+        assert caught.value.kind == "tool_crashed"
+
+    @pytest.mark.parametrize(("script", "kind"), [("kill -SEGV $$", "tool_crashed"), ("echo std::bad_alloc >&2; exit 1", "memory")])
+    def test_a_disassembler_that_dies_on_a_sound_hbm_is_broken(self, shadowed, image, pictures, script: str, kind: str) -> None:
+        with pytest.raises(BrokenError, match="hbdk-disas") as caught:
+            image.simulate({"data": pictures}, hmct=shadowed("hbdk-disas", script))
+        assert caught.value.kind == kind
+
     def test_a_full_disk_is_broken(self, shadowed, image, tmp_path: Path) -> None:
         with pytest.raises(BrokenError) as caught:
             self.convert(shadowed("hb_mapper", "echo 'OSError: [Errno 28] No space left on device'; exit 255"), image, tmp_path)
@@ -394,6 +412,20 @@ class TestTools:
         toolchain = shadowed("hbdk-model-check", "echo 'layer /conv2/Conv: kernel too large'; exit 1")
         report = toolchain.compile_report(products["int"], products["hbm"], products["hbir"], tmp_path / "report", lambda line: None)
         assert report.problems == ("layer /conv2/Conv: kernel too large",)
+
+    @pytest.mark.parametrize("script", ["echo checking; kill -SEGV $$", "exit 1"])
+    def test_a_checker_that_dies_is_broken(self, shadowed, image, tmp_path: Path, script: str) -> None:
+        products = image.conversion.products
+        toolchain = shadowed("hbdk-model-check", script)
+        with pytest.raises(BrokenError, match="hbdk-model-check") as caught:
+            toolchain.compile_report(products["int"], products["hbm"], products["hbir"], tmp_path / "report", lambda line: None)
+        assert caught.value.kind == "tool_crashed"
+
+    def test_without_an_hbir_the_operators_are_an_open_question(self, hmct, image, tmp_path: Path) -> None:
+        products = image.conversion.products
+        with pytest.raises(BrokenError, match="left no hbir") as caught:
+            hmct.compile_report(products["int"], products["hbm"], None, tmp_path / "report", lambda line: None)
+        assert caught.value.kind == "dump_missing"
 
     def test_an_environment_that_does_not_import_is_unavailable(self, shadowed) -> None:
         assert "does not work" in shadowed("hbdk-cc", "exit 1").unavailable()

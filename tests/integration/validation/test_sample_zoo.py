@@ -21,6 +21,7 @@ import yaml
 from qatladder.boards import hrt
 from qatladder.boards.fleet import load_fleet
 from qatladder.boards.virtual import control
+from qatladder.evidence import open_store
 from qatladder.ladder import LadderResult, Status, Verdict
 from qatladder.settings import PROJECT, load_settings
 from qatladder.toolchains.hmct import Hmct
@@ -114,24 +115,29 @@ import sys
 import numpy as np, onnx
 from onnx import numpy_helper
 model = onnx.load(sys.argv[1])
-# The last quantised convolution's weights: every output depends on them.
-last = [n for n in model.graph.node if n.op_type == "HzSQuantizedConv"][-1]
+convolutions = [node for node in model.graph.node if node.op_type == "HzSQuantizedConv"]
+node = convolutions[int(sys.argv[2]) % len(convolutions)]
 for item in model.graph.initializer:
-    if item.name == last.input[1]:
+    if item.name == node.input[1]:
         weights = numpy_helper.to_array(item).copy()
-        index = np.argmax(np.abs(weights.astype(int)) < 100)
-        weights.reshape(-1)[index] += 1
+        weights.reshape(-1)[np.argmax(np.abs(weights.astype(int)) < 100)] += 1
         item.CopyFrom(numpy_helper.from_array(weights, item.name))
 onnx.save(model, sys.argv[1])
 """
 
 
+def tamper(int_model: Path, convolution: int) -> None:
+    """Add 1 to one weight of one convolution."""
+    subprocess.run([str(load_settings().vendor_python), "-c", TAMPER, str(int_model), str(convolution)], check=True)
+
+
 def test_one_weight_changed_in_the_int_model_breaks_bit_exactness(home: Path, good: LadderResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the last convolution, where the integers show it too."""
+
     class Tampered(Hmct):
         def convert(self, *args: Any, **kwargs: Any) -> Any:
             conversion = super().convert(*args, **kwargs)
-            python = load_settings().vendor_python
-            subprocess.run([str(python), "-c", TAMPER, str(conversion.products["int"])], check=True)
+            tamper(conversion.products["int"], -1)
             return conversion
 
     monkeypatch.setitem(run_module.TOOLCHAINS, "hmct", Tampered)
@@ -140,8 +146,25 @@ def test_one_weight_changed_in_the_int_model_breaks_bit_exactness(home: Path, go
     assert by_id["hbm.input"].status is Status.PASSED
     assert by_id["hbm.bit_exact"].status is Status.FAILED
     assert by_id["board.runtime"].status is Status.FAILED
+    assert " 0 of " not in by_id["hbm.bit_exact"].measured
     assert "expected" in by_id["hbm.bit_exact"].reason
+    assert "not compiled from this int model" in by_id["hbm.bit_exact"].reason
     assert result.verdict is Verdict.NO_SHIP
+
+
+def test_one_weight_of_any_convolution_is_noticed(home: Path, good: LadderResult, tmp_path: Path) -> None:
+    """Also where rounding hides it from every output of every sample."""
+    store, settings = open_store(load_settings()), load_settings()
+    built = good.rungs[3].products
+    hbm, hbir = store.fetch(built["hbm"], tmp_path / "m.hbm"), store.fetch(built["hbir"], tmp_path / "m.hbir")
+    untouched = store.fetch(built["int"], tmp_path / "int.onnx")
+    assert Hmct(settings).compile_report(untouched, hbm, hbir, tmp_path / "untouched", print).contradiction == ""
+    for convolution in range(7):
+        tampered = tmp_path / f"{convolution}.onnx"
+        shutil.copy(untouched, tampered)
+        tamper(tampered, convolution)
+        report = Hmct(settings).compile_report(tampered, hbm, hbir, tmp_path / str(convolution), print)
+        assert "CRC-32" in report.contradiction, convolution
 
 
 def test_one_byte_changed_in_a_dump_fails_the_runtime_check(home: Path, prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import stat
 
-from qatladder.airflow.environment import LOOPBACK, SERVICES, airflow_home, container_environment, native_environment
+import pytest
+
+from qatladder.airflow.environment import LOOPBACK, SERVICES, airflow_home, container_environment, native_environment, password_file
+from qatladder.errors import ConfigError
 from qatladder.settings import load_settings
 
 
@@ -62,9 +66,28 @@ def test_sqlite_gets_few_tasks_at_once(home):
     assert native({"QATLADDER_PARALLELISM": "8"})["AIRFLOW__CORE__PARALLELISM"] == "8"
 
 
-def test_the_password_is_asked_for_when_wanted(home):
-    assert native()["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "True"
+def test_the_password_is_asked_for_unless_the_door_was_opened(home):
+    assert native()["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
     assert native({"QATLADDER_UI_AUTH": "password"})["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
+    assert native({"QATLADDER_UI_AUTH": "none"})["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "True"
+    with pytest.raises(ConfigError, match="QATLADDER_UI_AUTH"):
+        native({"QATLADDER_UI_AUTH": "passwrd"})
+
+
+def test_the_password_is_made_once_and_is_the_owners_only(home):
+    environment = native()
+    path = password_file(load_settings())
+    assert environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"] == str(path)
+    first = json.loads(path.read_text())
+    assert len(first["admin"]) >= 20
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)  # as Airflow itself would have made it
+    native()
+    assert json.loads(path.read_text()) == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("")
+    native()
+    assert json.loads(path.read_text())["admin"] != first["admin"]
 
 
 def test_a_containers_own_settings_win():

@@ -193,3 +193,24 @@ def test_a_refused_param_is_the_users_error(api, monkeypatch):
     with pytest.raises(ApiError) as missing:
         api.get("nothing")
     assert missing.value.status == 404
+
+
+def test_the_screen_says_who_may_log_in_and_never_the_password(home, monkeypatch):
+    settings = load_settings()
+    services.native_environment(settings, 18080)
+    path = home / "airflow" / "passwords.json"
+    hint = services.login_hint(settings)
+    assert "admin" in hint
+    assert str(path) in hint
+    assert json.loads(path.read_text())["admin"] not in hint
+    monkeypatch.setenv("QATLADDER_UI_AUTH", "none")
+    assert "everybody on this machine" in services.login_hint(settings)
+
+
+def test_a_misspelt_mode_is_refused_before_anything_starts(home, monkeypatch, capsys):
+    monkeypatch.setenv("QATLADDER_UI_AUTH", "off")
+    monkeypatch.setattr(services, "prepare", lambda *_, **__: pytest.fail("Airflow was started"))
+    assert services.main(["ui"]) == 2
+    error = capsys.readouterr().err
+    assert "QATLADDER_UI_AUTH" in error
+    assert "password | none" in error

@@ -1,14 +1,17 @@
-"""Promises: exit code 0 ship, 1 no-ship, 2 undecided, 3 usage; JSON for machines on stdout; errors without a traceback."""
+"""Promises: exit code 0 ship, 1 no-ship, 2 undecided or ours broke, 3 usage; JSON for machines on stdout; errors without a traceback."""
 
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.unit.toy import ToyZoo
 
 from qatladder import cli
+from qatladder.errors import BrokenError
 from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status, check_ids
 
 
@@ -18,7 +21,9 @@ class Ran:
 
 
 @pytest.fixture
-def qatladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def qatladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    handler = signal.getsignal(signal.SIGTERM)
+
     def run(*arguments: str) -> Ran:
         monkeypatch.setattr("sys.argv", ["qatladder", *arguments])
         code = 0
@@ -29,7 +34,8 @@ def qatladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 
-    return run
+    yield run
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +46,69 @@ def test_usage_errors_exit_3_with_a_hint_and_no_traceback(toy_zoo: ToyZoo, qatla
     assert ran.code == 3
     assert ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("QATLADDER_HOME", "/dev/null/x"), ("QATLADDER_S3_ENDPOINT", "nonsense")], ids=["no folder", "no address"]
+)
+def test_what_nobody_foresaw_is_an_internal_error_and_never_a_verdict(
+    toy_zoo: ToyZoo, qatladder: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    if name == "QATLADDER_S3_ENDPOINT":
+        monkeypatch.setenv("QATLADDER_STORE", "s3://bucket")
+    ran = qatladder("validate", "toy", "--rungs", "float")
+    assert ran.code == 2
+    assert ran.out == ""
+    assert "internal error: " in ran.err.splitlines()[-1]
+    assert "Traceback" in ran.err
+
+
+def test_broken_infrastructure_outside_a_check_is_undecided_and_no_usage_error(
+    toy_zoo: ToyZoo, qatladder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise BrokenError("the store is away", kind="store", console="503 from the server")
+
+    monkeypatch.setattr("qatladder.evidence.open_store", away)
+    ran = qatladder("report")
+    assert ran.code == 2
+    assert "the store is away" in ran.err
+    assert "503 from the server" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_one_rung_without_an_answer_does_not_keep_the_other_ladders_from_theirs(
+    toy_zoo: ToyZoo, qatladder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qatladder.evidence.store import FolderStore
+
+    write = FolderStore.write_run_file
+
+    def sometimes(store: FolderStore, run_id: str, name: str, data: bytes) -> str:
+        if name.endswith("@bayes/float.json"):
+            raise BrokenError("the store cannot be written", kind="store", file=name)
+        return write(store, run_id, name, data)
+
+    monkeypatch.setattr(FolderStore, "write_run_file", sometimes)
+    toy_zoo.entry(targets=[{"march": "bayes"}, {"march": "bayes-e"}])
+    toy_zoo.artifact("calib", 5)
+    ran = qatladder("validate", "toy", "--rungs", "float,calib", "--json")
+    ladders = {ladder["target"]: {check["id"]: check["status"] for check in ladder["checks"]} for ladder in json.loads(ran.out)}
+    assert "the store cannot be written" in ran.err
+    assert ladders["bayes"]["float.accuracy"] == "broken"
+    assert ladders["bayes-e"]["float.accuracy"] == "passed"
+    assert ladders["bayes-e"]["calib.accuracy"] == "failed"
+    assert ran.code == 1
+
+
+def test_a_board_that_cannot_be_started_is_broken_and_an_unknown_one_is_usage(toy_zoo: ToyZoo, qatladder: Any) -> None:
+    ran = qatladder("board", "start", "virtual-x5")  # QATLADDER_VENDOR=0
+    assert ran.code == 2
+    assert "the vendor environment" in ran.err
+    assert qatladder("board", "start", "ghost").code == 3
+    assert qatladder("board", "stop", "ghost").code == 3
+    assert qatladder("board", "stop").out.splitlines() == ["virtual-x5: was not running", "virtual-j5: was not running"]
 
 
 def test_validate_json_lists_every_check_with_the_documented_keys(toy_zoo: ToyZoo, qatladder: Any) -> None:
@@ -90,6 +159,10 @@ def test_zoo_list_and_lint(toy_zoo: ToyZoo, qatladder: Any) -> None:
     (problems,) = json.loads(ran.out).values()
     assert ran.code == 1
     assert any("artifacts.onnx" in text for text in problems)
+
+
+def test_linting_a_model_that_does_not_exist_is_not_ok(toy_zoo: ToyZoo, qatladder: Any) -> None:
+    assert qatladder("zoo", "lint", "ghost").code == 3
 
 
 def test_lint_finds_what_the_adapter_and_the_entry_disagree_on(toy_zoo: ToyZoo, qatladder: Any) -> None:

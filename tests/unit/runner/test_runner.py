@@ -187,19 +187,87 @@ def test_a_wrong_adapter_reference_is_explained(environment: Environment, adapte
 
 
 def test_only_functions_of_the_product_can_be_called(environment: Environment, tmp_path: Path) -> None:
-    with pytest.raises(RunnerError, match="only functions of qatladder"):
+    with pytest.raises(BrokenError, match="only functions of qatladder"):
         run_job(environment, "os:getcwd", {}, tmp_path / "job")
 
 
-def test_no_setting_of_the_scheduler_reaches_a_models_code(
+SECRETS = [
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "_AIRFLOW_WWW_USER_USERNAME",
+    "COVERAGE_PROCESS_START",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "QATLADDER_ALERTS",
+    "QATLADDER_ADMIN_PASSWORD",
+    "QATLADDER_BOARD_PASSWORD",
+    "GITHUB_TOKEN",
+    "FERNET_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "client_secret",
+]
+
+
+def test_no_setting_and_no_secret_of_the_scheduler_reaches_a_models_code(
     environment: Environment, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://secret")
+    for name in SECRETS:
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("QATLADDER_HOME", str(tmp_path))
     path = tmp_path / "spy.py"
-    path.write_text(ADAPTER.replace("class Toy", "print('LEAK' if any('AIRFLOW' in k for k in os.environ) else 'clean')\nclass Toy"))
+    path.write_text(ADAPTER.replace("class Toy", "print('SEEN', *sorted(os.environ))\nclass Toy"))
     _, lines = evaluate(environment, f"{path}:Toy", tmp_path)
-    assert "clean" in lines
-    assert "LEAK" not in lines
+    seen = next(line for line in lines if line.startswith("SEEN")).split()
+    assert [name for name in SECRETS if name in seen] == []
+    assert {"QATLADDER_HOME", "PATH"} <= set(seen)
+    given = Environment("s3", environment.python, variables={"AWS_SECRET_ACCESS_KEY": "for the data"})
+    _, lines = evaluate(given, f"{path}:Toy", tmp_path)
+    assert "AWS_SECRET_ACCESS_KEY" in next(line for line in lines if line.startswith("SEEN")).split()
+
+
+LEAVES_A_CHILD = """
+        import subprocess
+        child = subprocess.Popen(["sleep", "60"])
+        print("child", child.pid, flush=True)
+"""
+
+
+def test_a_child_left_behind_does_not_hold_the_answer_back(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    path = tmp_path / "parent.py"
+    path.write_text(ADAPTER.replace('        print("loading", rung)\n', LEAVES_A_CHILD))
+    started = time.monotonic()
+    answer, lines = evaluate(environment, f"{path}:Toy", tmp_path, timeout=40.0)
+    assert time.monotonic() - started < 20
+    assert answer.value["metrics"] == {"accuracy": 1.0}
+    child = next(line.split()[1] for line in lines if line.startswith("child"))
+    state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True, check=False).stdout.strip()
+    assert state == "" or state.startswith("Z")
+
+
+def test_lines_are_told_while_the_job_runs_and_none_is_lost(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    path = tmp_path / "chatty.py"
+    chatter = "print('first', flush=True); time.sleep(1.5); [print('line', i, '\u00e4' * 50) for i in range(5000)]; print('no end', end='')"
+    path.write_text(ADAPTER.replace('print("loading", rung)', chatter), encoding="utf-8")
+    told: list[tuple[float, str]] = []
+    (tmp_path / "m").write_bytes(b"x")
+    np.save(tmp_path / "x.npy", np.ones((1, 4), "float32"))
+    args = {"rung": "float", "artifact": str(tmp_path / "m"), "tensors": {"x": str(tmp_path / "x.npy")}, "out": str(tmp_path / "o")}
+    utf8 = Environment("utf8", environment.python, variables={"PYTHONIOENCODING": "utf-8"})
+    run_job(
+        utf8,
+        "qatladder.runner.evaluate:infer",
+        {"adapter": f"{path}:Toy", "options": {}, **args},
+        tmp_path / "job",
+        log=lambda line: told.append((time.monotonic(), line)),
+    )
+    lines = [line for _, line in told]
+    assert lines == ["first", *(f"line {index} {'ä' * 50}" for index in range(5000)), "no end"]
+    assert told[1][0] - told[0][0] > 1
+
+
+def test_a_job_out_of_time_names_the_entrys_field(environment: Environment, adapter: str, tmp_path: Path) -> None:
+    with pytest.raises(BrokenError) as caught:
+        evaluate(environment, adapter, tmp_path, "hang", timeout=2.0)
+    assert "`timeout_minutes`" in caught.value.next_step
 
 
 def test_the_runner_parses_as_python_3_8(project: Path) -> None:

@@ -1,0 +1,215 @@
+"""Promises: lint names the field and what to write, for every mistake that can be seen without converting; a sound entry is ok."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tests.unit.toy import ADAPTER, ToyZoo
+
+from qatladder.numerics.contract import InputContract
+from qatladder.settings import load_settings
+from qatladder.zoo import load_zoo
+from qatladder.zoo.lint import _correction, _numbers, lint_entry
+
+CAMERA = (
+    ADAPTER
+    + """
+
+class Camera(Toy):
+    \"\"\"Toy's labels from a picture: red when the label is 1, blue when it is 0, on noise.\"\"\"
+
+    def __init__(self, primary="accuracy", score_fails=False):
+        self.metric, self.score_fails = primary, score_fails
+
+    def samples(self, split, limit=None):
+        generator = np.random.default_rng(0)
+        for index in range(10):
+            picture = generator.integers(0, 256, (4, 6, 3), "uint8")
+            picture[..., 0 if index % 2 else 2] = 255
+            yield Sample({"x": picture}, index % 2)
+
+    def preprocess(self, inputs):
+        values = (inputs["x"].astype("float32") - np.array([10, 20, 30], "float32")) * np.array([0.01, 0.02, 0.04], "float32")
+        return {"x": values.transpose(2, 0, 1)[None]}
+
+    def load(self, rung, artifact):
+        assert json.loads(artifact.read_text())
+        return lambda t: {"y": (t["x"][:, 0] - t["x"][:, 2]).mean((1, 2))[:, None]}
+
+    def score(self, predictions, targets):
+        if self.score_fails:
+            raise ValueError("only one class present")
+        return {self.metric: 1.0}
+"""
+)
+IMAGE = {
+    "name": "x",
+    "shape": [1, 3, 4, 6],
+    "type_train": "rgb",
+    "type_rt": "nv12",
+    "source": "pyramid",
+    "mean": [10, 20, 30],
+    "scale": [0.01, 0.02, 0.04],
+}
+
+
+def export(path: Path, shape: tuple[Any, ...] = (1, 3, 4, 6), name: str = "x", kind: int = TensorProto.FLOAT) -> bytes:
+    """A one-operator ONNX."""
+    value, result = helper.make_tensor_value_info(name, kind, shape), helper.make_tensor_value_info("y", kind, shape)
+    graph = helper.make_graph([helper.make_node("Identity", [name], ["y"])], "toy", [value], [result])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), str(path))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def camera(toy_zoo: ToyZoo) -> Callable[..., list[str]]:
+    """Lints the camera entry with some fields changed; image fields are given as `image`."""
+    (toy_zoo.folder / "zoo" / "toy.py").write_text(CAMERA)
+    export(toy_zoo.artifacts / "toy.onnx")
+
+    def lint(image: dict[str, Any] | None = None, **changes: Any) -> list[str]:
+        artifacts = {which: f"toy/{which}.json" for which in ("float", "calib", "qat")} | {"onnx": "toy/toy.onnx"}
+        fields = {"adapter": "toy.py:Camera", "inputs": [{**IMAGE, **(image or {})}], "artifacts": artifacts}
+        toy_zoo.entry(**{**fields, **changes})
+        zoo = load_zoo(load_settings())
+        assert not zoo.problems
+        (entry,) = zoo.entries.values()
+        return lint_entry(zoo, entry)
+
+    return lint
+
+
+def only(problems: list[str]) -> str:
+    assert len(problems) == 1, problems
+    assert "\n" not in problems[0]
+    return problems[0]
+
+
+def test_a_sound_entry_has_no_problem(camera: Any) -> None:
+    assert camera() == []
+
+
+@pytest.mark.parametrize(
+    ("image", "field", "write"),
+    [
+        ({"type_train": "bgr"}, "inputs.x.type_train: ", "write type_train: rgb"),
+        (
+            {"type_train": "bgr", "mean": [30, 20, 10], "scale": [0.04, 0.02, 0.01]},
+            "inputs.x.type_train, mean, scale: ",
+            "write type_train: rgb, mean: [",
+        ),
+        ({"mean": [10, 20, 33]}, "inputs.x.mean: ", "write mean: [10, 20, 30]"),
+        ({"mean": []}, "inputs.x.mean: ", "write mean: [10, 20, 30]"),
+        ({"scale": [100, 50, 25]}, "inputs.x.scale: ", "write scale: [0.01, 0.02, 0.04]"),
+        ({"mean": [1, 2, 3], "scale": [1]}, "inputs.x.mean, scale: ", "write mean: [10, 20, 30], scale: [0.01, 0.02, 0.04]"),
+    ],
+)
+def test_the_declared_preprocessing_is_held_against_the_training_code(camera: Any, image: dict[str, Any], field: str, write: str) -> None:
+    problem = only(camera(image))
+    assert problem.startswith(field)
+    assert write in problem
+
+
+def test_a_mean_rounded_to_a_thousandth_is_no_problem(camera: Any) -> None:
+    assert camera({"mean": [10.001, 20, 29.999]}) == []
+
+
+def test_no_number_is_suggested_for_preprocessing_that_no_mean_and_scale_can_express(rng: np.random.Generator) -> None:
+    contract = InputContract("x", "nv12", "rgb", "NHWC")
+    pictures = rng.integers(0, 256, (2, 4, 4, 3), "uint8")
+    squared = (pictures.astype(np.float32) / 255) ** 2
+    assert _correction(contract, pictures, squared) == {}
+    assert _correction(contract, pictures, pictures.astype(np.float32) / 4) == {"scale": "[0.25, 0.25, 0.25]"}
+    assert _correction(contract, np.zeros_like(pictures), np.ones_like(squared)) == {}
+    assert _numbers(np.array([1e-9, 123.675])) == "[0, 123.675]"
+
+
+def test_the_entrys_metric_is_the_adapters(camera: Any) -> None:
+    problem = only(camera(metric="recall"))
+    assert problem.startswith("metric: ")
+    assert problem.endswith("write metric: accuracy")
+    assert camera(metric="recall", adapter_options={"primary": "recall"}) == []
+
+
+def test_a_score_that_fails_is_named(camera: Any) -> None:
+    problem = only(camera(adapter_options={"score_fails": True}))
+    assert problem.startswith("adapter.score: ")
+    assert "only one class present" in problem
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[:-4], lambda data: b"\xff" * 99]
+)
+def test_an_onnx_that_is_not_whole_is_named(toy_zoo: ToyZoo, camera: Any, damage: Any) -> None:
+    path = toy_zoo.artifacts / "toy.onnx"
+    path.write_bytes(damage(path.read_bytes()))
+    assert only(camera()).startswith("artifacts.onnx: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shape": (1, 3, 6, 4)}, ["inputs.x.shape: is [1, 3, 4, 6], the exported model takes [1, 3, 6, 4]"]),
+        ({"shape": ("N", 3, 4, 6)}, ["inputs.x.shape: is [1, 3, 4, 6], the exported model takes [N, 3, 4, 6]"]),
+        ({"kind": TensorProto.UINT8}, ["inputs.x: the exported model takes uint8"]),
+        (
+            {"name": "z"},
+            ["inputs: the exported model's input z is not declared", "inputs.x: the exported model has no such input; it has z"],
+        ),
+    ],
+)
+def test_the_onnx_takes_the_entrys_inputs(toy_zoo: ToyZoo, camera: Any, changes: dict[str, Any], said: list[str]) -> None:
+    export(toy_zoo.artifacts / "toy.onnx", **changes)
+    problems = camera()
+    assert len(problems) == len(said), problems
+    for problem, start in zip(problems, said, strict=True):
+        assert problem.startswith(start)
+
+
+@pytest.mark.parametrize("rung", ["float", "calib", "qat"])
+def test_a_checkpoint_that_cannot_be_loaded_is_named(toy_zoo: ToyZoo, camera: Any, rung: str) -> None:
+    (toy_zoo.artifacts / f"{rung}.json").write_text('{"wro')
+    problem = only(camera())
+    assert problem.startswith(f"artifacts.{rung}: ")
+    assert "JSONDecodeError" in problem
+
+
+def test_a_broken_environment_is_called_that_and_nothing_else(toy_zoo: ToyZoo, camera: Any) -> None:
+    (toy_zoo.folder / "zoo" / "zoo.yaml").write_text("environments: {training: {python: /nowhere/python}}")
+    problem = only(camera(environment="training"))
+    assert problem.startswith("environment: ")
+    assert "/nowhere/python" in problem
+    assert only(camera(environment="undefined")).startswith("environment: ")
+
+
+def test_a_checkpoint_that_kills_its_process_is_not_called_damaged(toy_zoo: ToyZoo, camera: Any) -> None:
+    text = (toy_zoo.folder / "zoo" / "toy.py").read_text()
+    dying = text.replace("assert json.loads(artifact.read_text())", "import os; rung == 'qat' and os._exit(9)")
+    assert dying != text
+    (toy_zoo.folder / "zoo" / "toy.py").write_text(dying)
+    problem = only(camera())
+    assert problem.startswith("artifacts.qat: its job broke")
+
+
+def test_preprocess_must_fit_the_entry(camera: Any) -> None:
+    (problem,) = (text for text in camera({"shape": [1, 4, 6, 3], "layout": "NHWC"}) if "preprocess" in text)
+    assert problem.startswith("inputs.x: preprocess gives float32 [1, 3, 4, 6], the entry declares float32 [1, 4, 6, 3]")
+
+
+def test_a_float_gate_needs_a_minimum(toy_zoo: ToyZoo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from qatladder import cli
+
+    toy_zoo.entry(gates={"float": {"max_drop": 0.1}})
+    monkeypatch.setattr("sys.argv", ["qatladder", "zoo", "lint"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    text = capsys.readouterr().out
+    assert "gates.float" in text
+    assert "min" in text
