@@ -36,7 +36,7 @@ class QATLadderError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
-        return _rebuild, (type(self), self.message, self.next_step, self.where)
+        return _rebuild, (type(self), self.message, self.next_step, self.where), self.__dict__
 
 
 def _rebuild(cls, message, next_step, where):  # type: ignore[no-untyped-def]

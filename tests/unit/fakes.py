@@ -74,7 +74,7 @@ class Linear(Adapter):
 '''
 
 INPUT_SCALE = 0.125
-WEIGHT_SCALE = [0.01, 0.0125, 0.011, 0.009]
+WEIGHT_SCALE = [0.01, 0.04, 0.02, 0.008]
 Arrays = dict[str, np.ndarray]
 
 
@@ -90,7 +90,8 @@ def model_data() -> dict[str, Any]:
 def product(model: dict[str, Any], integers: Arrays) -> np.ndarray:
     """int8 [N, ..., 2, 3] by input name to int32 [N, 2, 4]."""
     parts = [values.reshape(len(values), 6).astype(np.int32) @ np.array(model["weights"][name]) for name, values in integers.items()]
-    return np.sum(parts, axis=0).astype(np.int32).reshape(-1, 2, 4)
+    total: np.ndarray = np.sum(parts, axis=0).astype(np.int32).reshape(-1, 2, 4)
+    return total
 
 
 def feature(name: str) -> Feature:

@@ -92,3 +92,11 @@ def test_integer_faults_are_named(rng: np.random.Generator) -> None:
     assert fingerprint(x, one).cause == "single_channel"
     assert fingerprint(x, np.clip(x, -50, 50)).cause == "clamped"
     assert fingerprint(x, rng.integers(-100, 100, x.shape)).cause == "none"
+
+
+def test_one_integer_off_by_one_is_no_shift_whatever_the_shape() -> None:
+    for shape in ((4, 1, 2, 3), (4, 2, 2, 3), (1, 10), (2, 8, 8, 3)):
+        a = np.random.default_rng(3).integers(-30000, 30000, shape).astype(np.int32)
+        b = a.copy()
+        b.reshape(-1)[1] += 1
+        assert fingerprint(a, b).cause in ("rounding", "single_channel"), shape

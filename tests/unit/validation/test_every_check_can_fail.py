@@ -55,9 +55,9 @@ class QualityJobs:
         if key not in self.answers:
             place = self.folder / str(len(self.answers))
             self.answers[key] = place, self.judge(place, {"protocol": PROTOCOL, "call": call, "args": {**args, "out_dir": str(place)}})
-        place, value = self.answers[key]
+        place, answer = self.answers[key]
         shutil.copytree(place, args["out_dir"])
-        return JobAnswer(json.loads(json.dumps(value).replace(str(place), args["out_dir"])), {}, 0.0)
+        return JobAnswer(json.loads(json.dumps(answer).replace(str(place), args["out_dir"])), {}, 0.0)
 
     def judge(self, place: Path, job: dict[str, Any]) -> dict[str, Any]:
         place.mkdir()
@@ -74,7 +74,7 @@ class QualityJobs:
 
 def run_here(environment: Environment, call: str, args: dict[str, Any], folder: Path, **_: Any) -> JobAnswer:
     """A job of the model's code in this process; only JSON goes in and out, as between processes."""
-    module, _, function = call.partition(":")
+    module, function = call.split(":")
     value = getattr(importlib.import_module(module), function)(**json.loads(json.dumps(args)))
     return JobAnswer(json.loads(json.dumps(value)), {}, 0.0)
 
@@ -96,7 +96,7 @@ def slow_lab(toy_zoo: ToyZoo, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 
 @pytest.fixture
-def lab(slow_lab: Lab, quality_jobs: QualityJobs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(slow_lab: Lab, quality_jobs: QualityJobs, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """The model's jobs in this process, the quality job in one of its own."""
     monkeypatch.setattr(context_module, "run_job", run_here)
     monkeypatch.setattr(onboard, "run_job", quality_jobs)
