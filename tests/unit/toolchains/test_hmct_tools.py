@@ -37,7 +37,6 @@ def model(**changes: object) -> dict:
         "model name": "net_subgraph_0",
         "march": "BAYES",
         "core num": 1,
-        "model file crc32": 3729129037,
         "model file crc32": 123456789,
         "hbdk-cc version": "version: 3.49.15; runtime version: 3.15.55.0; release_type: public; ",
         "input features": [feature()],
