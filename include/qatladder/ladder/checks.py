@@ -46,8 +46,9 @@ def question(check_id: str) -> str:
     return _BY_ID[check_id].question
 
 
-def check_ids() -> tuple[str, ...]:
-    return tuple(_BY_ID)
+def check_ids(rung: Rung | None = None) -> tuple[str, ...]:
+    """Identifiers in ladder order: of one rung, or of all."""
+    return tuple(check.id for check in CHECKS if rung in (None, check.rung))
 
 
 def checks_of(rung: Rung) -> tuple[Check, ...]:

@@ -28,6 +28,10 @@ INTERMEDIATE_TYPES = {
 """type_rt to the intermediate type the int model takes (note 1 of the vendor's consistency process)."""
 
 
+GRAY_LEVEL_SHARE = 0.01
+"""How far a declared and a real preprocessing may be apart, in gray levels of the picture."""
+
+
 @dataclass(frozen=True)
 class InputContract:
     """How one image input is made, as the zoo entry declares it.
@@ -46,6 +50,14 @@ class InputContract:
     layout: str
     mean: Tuple[float, ...] = ()
     scale: Tuple[float, ...] = ()
+
+    @property
+    def tolerance(self) -> float:
+        """How far two training tensors of the same picture may be apart: a hundredth of a gray level.
+
+        Pictures have 256 levels; what is below is the number of digits somebody wrote a mean or scale with.
+        """
+        return GRAY_LEVEL_SHARE * max((abs(value) for value in self.scale), default=1.0)
 
     @property
     def intermediate_type(self) -> str:

@@ -110,6 +110,15 @@ def ask(context: Context, check_id: str, answer: Callable[[], Answer]) -> CheckR
     )
 
 
+def skip_all(context: Context, check_ids: Sequence[str], reason: str, required: bool = True) -> list[CheckResult]:
+    """Skip several checks for one reason."""
+
+    def skip() -> Answer:
+        raise Skip(reason, required)
+
+    return [ask(context, check_id, skip) for check_id in check_ids]
+
+
 def _steps(check_id: str, values: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     diagnosis = explain(check_id, values)
     return diagnosis.cause, diagnosis.next_steps

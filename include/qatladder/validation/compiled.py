@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import numpy as np
 
 from qatladder.errors import ArtifactError, BrokenError
 from qatladder.ladder import CheckResult, Rung, RungResult
-from qatladder.ladder.checks import checks_of
+from qatladder.ladder.checks import check_ids
 from qatladder.numerics.compare import Comparison, compare, fingerprint
 from qatladder.numerics.contract import quantize
 from qatladder.numerics.strided import pad, unpad
 from qatladder.toolchains.base import CompileReport, Feature
-from qatladder.validation.ask import Answer, Skip, ask
+from qatladder.validation.ask import Answer, Skip, ask, skip_all
 from qatladder.validation.context import Context
 from qatladder.validation.integer import enough
 from qatladder.validation.samples import contract_of
@@ -33,19 +32,15 @@ def validate(context: Context) -> list[CheckResult]:
     built = None if reason else context.int_result
     if built is None or "hbm" not in built.products:
         reason = reason or "there is no compiled model: the int rung left none in this run"
-        return [ask(context, check.id, partial(_skip, reason)) for check in checks_of(Rung.HBM)]
+        return skip_all(context, check_ids(Rung.HBM), reason)
     work = _Work(context, built)
     results = [ask(context, "hbm.compile", work.compile)]
     if work.report is None:
         reason = f"the compiled model cannot be read (hbm.compile {results[0].status})"
-        return results + [ask(context, check, partial(_skip, reason)) for check in ("hbm.input", "hbm.bit_exact")]
+        return results + skip_all(context, ("hbm.input", "hbm.bit_exact"), reason)
     results.append(ask(context, "hbm.input", work.input))
     results.append(ask(context, "hbm.bit_exact", work.bit_exact))
     return results
-
-
-def _skip(reason: str) -> Answer:
-    raise Skip(reason)
 
 
 class _Work:

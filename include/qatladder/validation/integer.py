@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,28 @@ import numpy as np
 
 from qatladder.errors import ArtifactError
 from qatladder.ladder import CheckResult, Rung
-from qatladder.ladder.checks import checks_of
+from qatladder.ladder.checks import check_ids
 from qatladder.numerics.compare import compare
-from qatladder.numerics.contract import explain_difference
+from qatladder.numerics.contract import GRAY_LEVEL_SHARE, explain_difference
 from qatladder.toolchains.base import IntInput, IntModel
-from qatladder.validation.ask import Answer, Skip, Unprovable, ask
+from qatladder.validation.ask import Answer, Unprovable, ask, skip_all
 from qatladder.validation.context import Context
 from qatladder.validation.samples import Samples, contract_of, make_samples, take
 from qatladder.validation.training import judge_metric
 from qatladder.zoo.schema import InputSpec
 
-GRAY_LEVEL_SHARE = 0.01
-"""How far the declared and the real preprocessing may be apart, in gray levels of the picture."""
-
 
 def validate(context: Context) -> list[CheckResult]:
     if reason := context.toolchain.unavailable():
-        return [ask(context, check.id, partial(_skip, reason)) for check in checks_of(Rung.INT)]
+        return skip_all(context, check_ids(Rung.INT), reason)
     work = _Work(context)
     results = [ask(context, "int.input", work.input)]
     if work.model is None:
         reason = f"there is no int model (int.input {results[0].status})"
-        return results + [ask(context, check, partial(_skip, reason)) for check in ("int.accuracy", "int.fidelity")]
+        return results + skip_all(context, ("int.accuracy", "int.fidelity"), reason)
     results.append(ask(context, "int.accuracy", work.accuracy))
     results.append(ask(context, "int.fidelity", work.fidelity))
     return results
-
-
-def _skip(reason: str) -> Answer:
-    raise Skip(reason)
 
 
 def enough(context: Context, count: int) -> int:
@@ -132,8 +124,7 @@ class _Work:
         pictures = np.load(self.samples.raw[spec.name], mmap_mode="r")[: len(trained)]
         declared = contract.training_tensor_of_pictures(np.asarray(pictures))
         found = compare(trained, declared, spec.name)
-        # Pictures have 256 levels: what is below a hundredth of one is the number of digits somebody wrote a mean or scale with.
-        tolerance = GRAY_LEVEL_SHARE * max((abs(value) for value in spec.scale), default=1.0)
+        tolerance = contract.tolerance
         text = f"as {contract.intermediate_type}: max |declared - trained| {found.max_abs:.3g} (tolerance {tolerance:.1g}) over {len(trained)} pictures"
         values: dict[str, Any] = {"max_abs": found.max_abs, "tolerance": tolerance, "cosine": found.cosine}
         if found.max_abs > tolerance:

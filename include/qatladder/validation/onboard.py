@@ -21,12 +21,12 @@ from qatladder.boards.fleet import BoardSpec, load_fleet
 from qatladder.boards.session import BoardSession
 from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
-from qatladder.ladder.checks import checks_of
+from qatladder.ladder.checks import check_ids
 from qatladder.numerics.contract import dequantize
 from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
 from qatladder.toolchains.base import Feature
-from qatladder.validation.ask import Answer, Skip, ask
+from qatladder.validation.ask import Answer, ask, skip_all
 from qatladder.validation.compiled import bit_exact, feature_of, raw_names, restore
 from qatladder.validation.context import Context
 from qatladder.validation.training import judge_metric
@@ -41,19 +41,19 @@ MAX_SATURATION_SHARE = 0.5
 
 
 def validate(context: Context) -> list[CheckResult]:
-    ids = [check.id for check in checks_of(Rung.BOARD)]
+    ids = check_ids(Rung.BOARD)
     if reason := context.toolchain.unavailable():
-        return [ask(context, check, partial(_skip, reason)) for check in ids]
+        return skip_all(context, ids, reason)
     compiled = context.earlier(Rung.HBM)
     built = context.int_result
     if built is None or compiled is None or "hbm" not in built.products:
         reason = "there is no compiled model: the int or hbm rung left none in this run"
-        return [ask(context, check, partial(_skip, reason)) for check in ids]
+        return skip_all(context, ids, reason)
     try:
         spec = board_of(context)
     except ConfigError as error:
         reason = str(error)
-        return [ask(context, check, partial(_skip, reason)) for check in ids]
+        return skip_all(context, ids, reason)
     context.facts["board"] = spec.name
     with _Work(context, spec, built, compiled) as work:
         results = [ask(context, "board.health", work.health)]
@@ -67,16 +67,10 @@ def validate(context: Context) -> list[CheckResult]:
         ]
         for check_id, step in steps:
             missing = work.stopped or ("board.runtime left no dumps" if check_id in NEED_DUMPS and not work.raw else "")
-            results.append(ask(context, check_id, partial(_skip, missing) if missing else step))
+            results += skip_all(context, (check_id,), missing) if missing else [ask(context, check_id, step)]
             if results[-1].status is Status.BROKEN and not work.stopped:
                 work.stopped = f"{check_id} was broken: {results[-1].reason}"
-    for check_id in ("board.app_input", "board.app_output"):
-        results.append(ask(context, check_id, partial(_skip, "the entry declares no on-board program", required=False)))
-    return results
-
-
-def _skip(reason: str, required: bool = True) -> Answer:
-    raise Skip(reason, required)
+    return results + skip_all(context, ("board.app_input", "board.app_output"), "the entry declares no on-board program", required=False)
 
 
 def board_of(context: Context) -> BoardSpec:

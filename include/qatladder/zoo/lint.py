@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qatladder.errors import BrokenError, QATLadderError, RunnerError
-from qatladder.numerics.contract import InputContract, explain_difference
+from qatladder.numerics.contract import GRAY_LEVEL_SHARE, InputContract, explain_difference
 from qatladder.runner.client import run_job
 from qatladder.zoo.load import Zoo
 from qatladder.zoo.schema import Entry, InputSpec
@@ -22,9 +22,6 @@ from qatladder.zoo.schema import Entry, InputSpec
 RUNGS = ("float", "calib", "qat")
 SAMPLES = 4
 """Samples the adapter is tried on."""
-
-GRAY_LEVELS = 0.01
-"""How far declared and real preprocessing may be apart, in gray levels of the picture: the rule of the check int.input."""
 
 TIMEOUT = 300.0
 """Seconds one job may take."""
@@ -149,10 +146,9 @@ def _preprocessing(spec: InputSpec, pictures: np.ndarray, trained: np.ndarray) -
     """The question of the check int.input: does the entry declare what the training code does?"""
     contract = InputContract(spec.name, spec.type_rt, spec.type_train, spec.layout, spec.mean, spec.scale)
     gap = float(np.abs(contract.training_tensor_of_pictures(pictures) - trained).max())
-    tolerance = GRAY_LEVELS * max((abs(value) for value in spec.scale), default=1.0)
-    if gap <= tolerance:
+    if gap <= contract.tolerance:
         return
-    mark = explain_difference(contract, pictures, trained, tolerance)
+    mark = explain_difference(contract, pictures, trained, contract.tolerance)
     right = _correction(contract, pictures, trained)
     fields = ", ".join(right) or FIELDS.get(mark.cause, "type_train, layout, mean, scale")
     why = mark.detail or "the declared preprocessing is not what the training code does"
@@ -174,11 +170,11 @@ def _correction(contract: InputContract, pictures: np.ndarray, trained: np.ndarr
             continue  # nothing to fit a line through
         lines = [np.polyfit(values[..., channel].ravel(), target[..., channel].ravel(), 1) for channel in range(values.shape[-1])]
         scale, start = np.array(lines).T
-        if not scale.all() or np.abs(values * scale + start - target).max() > GRAY_LEVELS * np.abs(scale).max():
+        if not scale.all() or np.abs(values * scale + start - target).max() > GRAY_LEVEL_SHARE * np.abs(scale).max():
             continue
         right = {"type_train": colours} if colours != contract.type_train else {}
         # As close as two hundredths of a gray level is the same number, written with fewer digits.
-        if np.abs(-start / scale - (contract.mean or (0.0,))).max() > 2 * GRAY_LEVELS:
+        if np.abs(-start / scale - (contract.mean or (0.0,))).max() > 2 * GRAY_LEVEL_SHARE:
             right["mean"] = _numbers(-start / scale)
         if np.abs(scale / (contract.scale or (1.0,)) - 1).max() > 1e-4:
             right["scale"] = _numbers(scale)
