@@ -46,8 +46,9 @@ def validate(context: Context) -> list[CheckResult]:
         return skip_all(context, ids, reason)
     compiled = context.earlier(Rung.HBM)
     built = context.int_result
-    if built is None or compiled is None or "hbm" not in built.products:
-        reason = "there is no compiled model: the int or hbm rung left none in this run"
+    inputs = [f"board/{spec.name}" for spec in context.entry.inputs]
+    if built is None or compiled is None or "hbm" not in built.products or not set(inputs) <= set(compiled.products):
+        reason = "there is nothing to run on a board: the int or hbm rung left no compiled model or no input bytes in this run"
         return skip_all(context, ids, reason)
     try:
         spec = board_of(context)

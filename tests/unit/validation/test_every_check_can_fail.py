@@ -333,6 +333,18 @@ def test_an_hbm_that_wants_another_input_size_fails_the_hbm_input(lab: Lab) -> N
     assert check_of(result, "hbm.bit_exact").status in ("broken", "skipped")
 
 
+@pytest.mark.parametrize("feature", ["a_int", "b_int"])
+def test_without_input_bytes_the_rungs_above_are_skipped_not_blamed(lab: Lab, feature: str) -> None:
+    lab.toolchain.features = {feature: {"valid_shape": (1, 1, 2, 4)}}
+    result = climb()
+    left = not_passed(result)
+    assert left["hbm.input"] == "failed"
+    assert left["hbm.bit_exact"] == "skipped"
+    assert {left[f"board.{name}"] for name in ("health", "runtime", "accuracy", "perf", "quality")} == {"skipped"}
+    assert "no input bytes" in check_of(result, "board.runtime").reason
+    assert check_of(result, "board.runtime").required
+
+
 def test_a_simulator_that_is_one_integer_off_by_one_fails_bit_exactness(lab: Lab) -> None:
     lab.toolchain.simulated = add_one(7)
     check = only_failed(climb(), "hbm.bit_exact")
