@@ -32,8 +32,9 @@ lint: setup ## ruff, mypy --strict, import layers
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-bench: zoo ## measure speed as ratios, side by side in one run
-	@$(PYTHON) -m pytest tests/bench --no-header -q -s -o python_files='bench_*.py'
+bench: setup ## measure speed as ratios, side by side in one run, against numpy, OpenCV and Polygraphy
+	@$(PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target var/bench -r requirements-bench.txt
+	@PYTHONPATH=var/bench $(PYTHON) -m pytest tests/bench --no-header -q -s -p no:cacheprovider -o python_files='bench_*.py'
 
 boards: setup ## start the virtual boards of the sample fleet in the background
 	@.venv/bin/qatladder board start

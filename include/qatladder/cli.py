@@ -340,6 +340,65 @@ def _virtual(names: Sequence[str]) -> list[BoardSpec]:
     return [fleet.board(name) for name in names] or [board for board in fleet.boards if board.virtual]
 
 
+@app.command("compare")
+@click.argument("expected", type=click.Path(path_type=Path))
+@click.argument("found", type=click.Path(path_type=Path))
+@click.option(
+    "--contract",
+    type=click.Path(path_type=Path),
+    help="What states dtype, shape, padding and scale of dumps: a model_info console, hbdk-disas JSON, ONNX, a zoo entry, or JSON.",
+)
+@click.option("--tensor", default="", help="Which tensor of the contract or of an .npz: its name, or input[0], output[1] ...")
+@click.option("--dtype", default="", help="Type of raw bytes or text without a contract, e.g. int8.")
+@click.option("--shape", default="", help="Shape of raw bytes or text without a contract, e.g. 1,3,224,224.")
+@click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Where the channels are; guessed from the shape by default.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a picture: error maps, mismatches per channel, histogram.")
+@json_option
+def compare_command(
+    expected: Path,
+    found: Path,
+    contract: Path | None,
+    tensor: str,
+    dtype: str,
+    shape: str,
+    layout: str | None,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare two tensors bit for bit, and say what a difference looks like.
+
+    Files: .npy, .npz, raw bytes (.bin), text dumps of hrt_model_exec, hbdk-sim and hbdk-model-verifier. Exit code 0: identical,
+    1: different, 2: the digits of a text cannot prove it, 3: a file cannot be read.
+    """
+    from qatladder.errors import ConfigError
+    from qatladder.reports.difference import difference_html
+    from qatladder.reports.text import judgement_text
+    from qatladder.validation.files import as_dtype, compare_files, worst
+
+    try:
+        sizes = tuple(int(size) for size in shape.replace("x", ",").strip("[]()").split(",") if size.strip())
+    except ValueError:
+        raise ConfigError("not a shape", expected="1,3,224,224", found=shape) from None
+    results = compare_files(expected, found, contract, tensor, as_dtype(dtype) if dtype else "", sizes, layout or "")
+    item = worst(results)
+    if html:
+        axis = {"NCHW": 1, "NHWC": 3}.get(layout or "")
+        page = difference_html(item.judged, item.expected, item.found, (expected.name, found.name), axis)
+        html.with_name(html.name + ".part").write_text(page, encoding="utf-8")
+        html.with_name(html.name + ".part").replace(html)
+    if as_json:
+        data = item.judged.to_json()
+        if len(results) > 1:
+            data.update(tensor=item.name, tensors={result.name: result.judged.to_json() for result in results})
+        print(json.dumps(data, indent=1))
+    else:
+        for result in results:
+            print(judgement_text(result.name, result.judged, [("expected", result.sides[0]), ("found", result.sides[1])]))
+        if html:
+            print(f"  picture    {html}")
+    sys.exit({"passed": 0, "failed": 1, "unprovable": 2}[item.judged.status])
+
+
 @app.command()
 @click.argument("run", required=False)
 @click.option("--list", "list_runs", is_flag=True, help="List the runs.")

@@ -22,9 +22,9 @@ from qatladder.boards.device import Board, Health
 from qatladder.boards.fleet import BoardSpec
 from qatladder.boards.hrt import ModelInfo, Perf, TensorInfo
 from qatladder.errors import ArtifactError
-from qatladder.numerics.strided import pad, unpad
+from qatladder.numerics.tensor import TensorContract, pad, unpad
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, Feature, IntInput, IntModel, IntOutput, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, Log
 from qatladder.zoo.schema import Entry, Target
 
 ADAPTER = '''
@@ -94,11 +94,11 @@ def product(model: dict[str, Any], integers: Arrays) -> np.ndarray:
     return total
 
 
-def feature(name: str) -> Feature:
+def feature(name: str) -> TensorContract:
     """How the hbm holds a tensor: innermost axis padded, rows padded, and room behind the last row."""
     if name == "y_int":
-        return Feature(name, "int32", (1, 1, 2, 4), (1, 1, 2, 8), (64, 64, 32, 4), 128)
-    return Feature(name, "int8", (1, 1, 2, 3), (1, 1, 2, 16), (32, 32, 16, 1), 32, "ddr")
+        return TensorContract(name, "int32", (1, 1, 2, 4), (1, 1, 2, 8), (64, 64, 32, 4), 128)
+    return TensorContract(name, "int8", (1, 1, 2, 3), (1, 1, 2, 16), (32, 32, 16, 1), 32, "ddr")
 
 
 def same(array: np.ndarray) -> np.ndarray:
@@ -187,7 +187,7 @@ class FakeToolchain:
         )
         return dataclasses.replace(report, **self.report)
 
-    def _feature(self, name: str) -> Feature:
+    def _feature(self, name: str) -> TensorContract:
         return dataclasses.replace(feature(name), **self.features.get(name, {}))
 
     def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
@@ -249,7 +249,7 @@ class FakeBoard(Board):
         inputs[1] = dataclasses.replace(inputs[1], **self.bench.input)
         return ModelInfo("toy", tuple(inputs), (dataclasses.replace(output, **self.bench.output),), {})
 
-    def _tensor(self, index: int, of: Feature, kind: str) -> TensorInfo:
+    def _tensor(self, index: int, of: TensorContract, kind: str) -> TensorInfo:
         name = of.name if self.bench.named else ""
         return TensorInfo(index, name, of.source, of.valid_shape, of.aligned_shape, of.byte_size, kind, "NHWC", "NONE", of.stride)
 

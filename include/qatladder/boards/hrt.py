@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qatladder.errors import ArtifactError, BrokenError
-from qatladder.numerics.strided import unpad
+from qatladder.numerics import dumps
+from qatladder.numerics.tensor import TensorContract
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,6 @@ DTYPES = {
 
 IMAGES = ("Y", "NV12", "NV12_SEPARATE", "YUV444", "RGB", "BGR")
 """HB_DNN_IMG_TYPE_*: raw image bytes."""
-
-DUMP = re.compile(r"^model_infer_(?P<side>input|output)_(?P<index>\d+)(?:_(?P<name>.+))?\.(?P<format>bin|txt)$")
-"""Names of dump files; old X3 and J5 builds leave the tensor's name out."""
 
 
 # --- command lines -----------------------------------------------------------------------------------------------------------
@@ -132,6 +130,23 @@ class TensorInfo:
         """numpy type of one element; None for an image and for 4-bit types."""
         name = DTYPES.get(self.tensor_type)
         return np.dtype(name) if name else None
+
+    def contract(self) -> TensorContract:
+        """The same, in the form all rungs share; an image and a 4-bit type have no dtype."""
+        return TensorContract(
+            name=self.name or str(self.index),
+            dtype=self.dtype.name if self.dtype is not None else "",
+            valid_shape=self.valid_shape,
+            aligned_shape=self.aligned_shape,
+            stride=self.stride,
+            byte_size=self.byte_size or 0,
+            source=self.source,
+            layout=self.layout,
+            scale=self.scale if self.quanti_type == "SCALE" else (),
+            shift=self.shift if self.quanti_type == "SHIFT" else (),
+            zero_point=self.zero_point if self.quanti_type == "SCALE" else (),
+            axis=self.quantize_axis,
+        )
 
 
 @dataclass(frozen=True)
@@ -394,13 +409,15 @@ def parse_infer(console: str) -> Infer:
 
 
 def find_dumps(folder: Path, side: str = "output") -> dict[int, Path]:
-    """Dump files of a folder by tensor index, whether or not the build put the tensor's name into the file name."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        match = DUMP.match(path.name)
-        if match and match["side"] == side and match["format"] == "bin":
-            found[int(match["index"])] = path
-    return found
+    """Binary dump files of a folder by tensor index, whether or not the build put the tensor's name into the file name.
+
+    Raises:
+        BrokenError: kind `dump_ambiguous`: two files of one index, as when two builds dumped into one folder.
+    """
+    try:
+        return dumps.find_dumps(folder, side, ("bin",))
+    except ArtifactError as error:
+        raise BrokenError(error.message, error.next_step, kind="dump_ambiguous", **error.where) from error
 
 
 def check_dump(path: Path, tensor: TensorInfo) -> None:
@@ -432,34 +449,21 @@ def read_dump(path: Path, tensor: TensorInfo) -> npt.NDArray[np.generic]:
         path: `model_infer_output_<i>[_<name>].bin`, aligned, little endian.
         tensor: what `model_info` says of it: dtype, valid shape, and stride (or the aligned shape on builds without strides).
     Returns:
-        A contiguous array of `tensor.valid_shape`, raw elements (integers are not dequantised).
+        A contiguous array of `tensor.valid_shape`, raw elements (integers are not dequantised, floats may be NaN).
     Raises:
         BrokenError: see `check_dump`; kind `console` when stride and size contradict each other.
     """
     check_dump(path, tensor)
-    dtype = tensor.dtype
-    if dtype is None:
+    if tensor.dtype is None:
         raise BrokenError(f"a dump of type {tensor.tensor_type} has no elements to read", kind="dump_type", file=path)
     try:
-        return unpad(path.read_bytes(), dtype.name, tensor.valid_shape, _stride(tensor), _byte_size(tensor), tensor.name)
+        # A copy: the caller may read the board's next dump into the same file.
+        return np.array(dumps.read_tensor(path, tensor.contract(), finite=False, padded=True).array, order="C")
     except ArtifactError as error:
         raise BrokenError("the board contradicts itself: " + error.message, kind="console", file=path, **error.where) from error
 
 
-def _stride(tensor: TensorInfo) -> tuple[int, ...]:
-    """Stated strides, or those of a dense tensor of the stated aligned shape."""
-    if tensor.stride:
-        return tensor.stride
-    assert tensor.dtype is not None
-    steps = [tensor.dtype.itemsize]
-    for size in reversed(tensor.aligned_shape[1:]):
-        steps.append(steps[-1] * size)
-    return tuple(reversed(steps))
-
-
 def _byte_size(tensor: TensorInfo) -> int:
-    if tensor.byte_size is not None:
-        return tensor.byte_size
-    if tensor.dtype is None or not tensor.aligned_shape:
+    if tensor.byte_size is None and (tensor.dtype is None or not tensor.aligned_shape):
         raise BrokenError("the board does not state how many bytes a tensor has", kind="console", tensor=tensor.name or tensor.index)
-    return int(np.prod(tensor.aligned_shape)) * tensor.dtype.itemsize
+    return tensor.contract().padded_bytes

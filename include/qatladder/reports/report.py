@@ -59,7 +59,7 @@ def report_html(report: Mapping[str, Any]) -> str:
     ladders = [_ladder_view(ladder, index) for index, ladder in enumerate(report["ladders"])]
     ladders.sort(key=lambda view: [str(verdict) for verdict in _VERDICT_ORDER].index(view["verdict"]))
     extra = {key: value for key, value in run.items() if key not in ("id", "started", "seconds", "store")}
-    page: str = _template().render(run=run, extra=extra, summary=report["summary"], verdicts=_VERDICT_ORDER, ladders=ladders)
+    page: str = template("report.html.j2").render(run=run, extra=extra, summary=report["summary"], verdicts=_VERDICT_ORDER, ladders=ladders)
     return page
 
 
@@ -172,12 +172,13 @@ def _evidence_view(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page template of this folder, with the filters the pages share."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(value=show_value, duration=show_duration, moment=show_moment, size=file_size, symbol=_symbol)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def show_value(value: Any) -> str:

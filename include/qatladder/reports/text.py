@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from unicodedata import east_asian_width
 
 from qatladder.ladder.results import CheckResult, Evidence, LadderResult, Status, Verdict
+from qatladder.numerics.judgement import Judgement
 
 SYMBOLS: dict[Status, str] = {
     Status.PASSED: "✔",
@@ -110,3 +111,44 @@ def _width(text: str) -> int:
 
 def _pad(text: str, width: int) -> str:
     return text + " " * (width - _width(text))
+
+
+def judgement_text(name: str, judged: Judgement, sides: Sequence[tuple[str, str]]) -> str:
+    """Two tensors compared, on one screen.
+
+    Args:
+        name: the tensor; empty where there is one only.
+        sides: (what, description) of the expected and the found tensor.
+    """
+    sign = SYMBOLS[Status(judged.status)]
+    title = "identical, bit for bit" if judged else judged.reason
+    lines = [f"{sign} {judged.status}  {name + ': ' if name else ''}{title}"]
+    lines += [f"  {what:<{_LABEL}} {text}" for what, text in sides]
+    if not judged:
+        lines.append(f"  {'looks like':<{_LABEL}} {judged.fingerprint}, confidence {judged.fingerprint.confidence:.2f}")
+    found = judged.comparison
+    if found is None:
+        return "\n".join(lines)
+    lines.append(f"  {'elements':<{_LABEL}} {found.count}, {found.mismatches} differ ({found.mismatch_rate:.3%})")
+    if found.mismatches:
+        snr = f", SNR {found.snr_db:.1f} dB" if found.snr_db is not None else ""
+        lines += [
+            f"  {'error':<{_LABEL}} max {found.max_abs:.6g}, mean {found.mean_abs:.6g}, bias {found.bias:+.6g}, max rel {found.max_rel:.3g}",
+            f"  {'':<{_LABEL}} MSE {found.mse:.6g}, cosine {found.cosine:.9f}{snr}" + (f", {found.max_ulp} ULP" if found.max_ulp else ""),
+        ]
+    limits = "" if found.saturation_share is None else f", at the limits {found.saturation_share:.2%} / {found.saturation_share_found:.2%}"
+    lines.append(
+        f"  {'range':<{_LABEL}} peak {found.peak:.6g} / {found.peak_found:.6g}, "
+        f"zero {found.zero_share:.2%} / {found.zero_share_found:.2%}{limits} (expected / found)"
+    )
+    if found.mismatches and found.histogram:
+        bins = [f"{low}: {count}" for low, count in found.histogram if count]
+        lines.append(f"  {'LSB apart':<{_LABEL}} {', '.join(bins)}  (lower bound: elements)")
+    for axis, profile in found.profile.items():
+        size = len(profile.mismatches)
+        if size > 1:
+            worst = sorted(range(size), key=lambda index: (-profile.mismatches[index], index))[:3]
+            hit = sum(1 for count in profile.mismatches if count)
+            shown = ", ".join(f"{index} ({profile.mismatches[index]})" for index in worst if profile.mismatches[index])
+            lines.append(f"  {f'axis {axis}':<{_LABEL}} {hit} of {size} indices differ, most: {shown}")
+    return "\n".join(lines)

@@ -10,32 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from qatladder.numerics.tensor import TensorContract
 from qatladder.zoo.schema import Entry, Target
 
 Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One input or output of an hbm as the compiler states it; shapes and strides have one item per axis, outermost first.
-
-    Attributes:
-        name: feature name inside the hbm.
-        dtype: numpy name: int8, uint8, int16, int32, float32.
-        valid_shape: logical shape.
-        aligned_shape: shape with padding.
-        stride: bytes from one element to the next along each axis.
-        byte_size: bytes the padded tensor occupies.
-        source: pyramid, resizer or ddr for an input; empty for an output.
-    """
-
-    name: str
-    dtype: str
-    valid_shape: tuple[int, ...]
-    aligned_shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    byte_size: int
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,8 +110,8 @@ class CompileReport:
     operators: dict[str, int]
     cpu_operators: tuple[str, ...]
     layers: tuple[dict[str, Any], ...]
-    inputs: tuple[Feature, ...]
-    outputs: tuple[Feature, ...]
+    inputs: tuple[TensorContract, ...]
+    outputs: tuple[TensorContract, ...]
     versions: dict[str, str]
     contradiction: str
     problems: tuple[str, ...] = field(default=())

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from qatladder.errors import QATLadderError
+from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, Feature, IntInput, IntModel, IntOutput, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, Log
 from qatladder.zoo.schema import Entry, Target
 
 STANDIN = Path(__file__).resolve().parent / "torch_standin"
@@ -96,7 +97,7 @@ class Hmct:
             "folder": str(folder.resolve()),
         }
         value = self._job("compile_report", arguments, folder, log, rung="hbm")
-        value.update({side: [Feature(**_tuples(item)) for item in value[side]] for side in ("inputs", "outputs")})
+        value.update({side: [TensorContract(**_tuples(item)) for item in value[side]] for side in ("inputs", "outputs")})
         return CompileReport(**_tuples(value))
 
     def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:

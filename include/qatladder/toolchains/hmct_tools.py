@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from qatladder.errors import ArtifactError, BrokenError, QATLadderError, ToolchainError
+from qatladder.numerics.dumps import cast
+from qatladder.numerics.text import parse_numbers
 
 MARCH = {"BERNOULLI2": "bernoulli2", "BAYES": "bayes", "B25E": "bayes-e"}
 """Name of a march inside an hbm, to the name in a zoo entry."""
@@ -369,13 +371,19 @@ def read_simulated(file: Path, shape: Sequence[int], dtype: str) -> Any:
     """
     if not file.is_file():
         raise BrokenError("the simulator wrote no output", "read its console in the log", kind="dump_missing", file=file)
-    text = file.read_text(encoding="ascii", errors="replace")
-    header, position = [], 0
-    while text.startswith("#", position):
-        end = text.find("\n", position)
-        end = len(text) if end < 0 else end
-        header.append(text[position:end])
-        position = end + 1
+    try:
+        parsed = parse_numbers(file.read_bytes(), str(file))
+    except ArtifactError as error:
+        raise BrokenError(
+            "the simulator's output is no list of integers",
+            "run again; check the disk",
+            kind="dump_truncated",
+            file=file,
+            reason=error.message,
+            found=error.where.get("found", ""),
+            line=error.where.get("line", ""),
+        ) from None
+    values, header = parsed.values, parsed.format.header
     stated = next((line.partition("=")[2].strip() for line in header if line.startswith("#valid_dim=")), "")
     if [size for size in stated.split("x") if size != "1"] != [str(size) for size in shape if size != 1]:  # four dims, also for [1, 10]
         raise ToolchainError(
@@ -383,31 +391,24 @@ def read_simulated(file: Path, shape: Sequence[int], dtype: str) -> Any:
             "convert again",
             file=file,
             expected=list(shape),
-            found=stated or header,
+            found=stated or list(header),
         )
-    try:
-        values = np.array(text[position:].split(), dtype=np.int64)
-    except ValueError as error:
-        raise BrokenError(
-            "the simulator's output is no list of integers", "run again", kind="dump_truncated", file=file, found=error
-        ) from None
     count = int(np.prod(shape, dtype=np.int64))
-    if values.size != count:
+    if values.size != count or not parsed.format.integer:
         raise BrokenError(
-            "the simulator's output is incomplete",
+            "the simulator's output is incomplete" if values.size != count else "the simulator's output is no list of integers",
             "run again; check the disk",
             kind="dump_truncated",
             file=file,
-            expected=count,
-            found=values.size,
+            expected=f"{count} integers",
+            found=f"{values.size} {'integers' if parsed.format.integer else 'numbers'}",
         )
-    limits = np.iinfo(dtype)
-    if values.size and (values.min() < limits.min or values.max() > limits.max):
-        raise ToolchainError(
-            "the simulator's output does not fit its type",
-            "convert again",
-            file=file,
-            expected=dtype,
-            found=f"{values.min()}..{values.max()}",
+    try:
+        array = cast(values, dtype, str(file))
+    except ArtifactError as error:
+        raise ToolchainError("the simulator's output does not fit its type", "convert again", **error.where) from None
+    if not parsed.format.terminated:
+        raise BrokenError(
+            "the simulator's output ends within a number", "run again; check the disk", kind="dump_truncated", file=file, found=values[-1]
         )
-    return values.astype(dtype).reshape(shape)
+    return array.reshape(shape)

@@ -132,6 +132,8 @@ def configuration(name: str, inputs: list[dict[str, Any]], target: dict[str, Any
             "NHWC" if image and item["type_rt"] != "gray" else layout for item, image, layout in zip(inputs, images, layouts, strict=True)
         ]
         parameters["input_layout_rt"] = each(runtime)
+    if any(item.get("swing") == "studio" for item in inputs):
+        parameters["input_space_and_range"] = each(["bt601_video" if item.get("swing") == "studio" else "regular" for item in inputs])
     for key in ("mean", "scale"):
         if any(item[key] for item in inputs):
             values = [numbers(list(item[key]), count) if item[key] else "None" for item, count in zip(inputs, channels, strict=True)]

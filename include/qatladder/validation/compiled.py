@@ -12,10 +12,10 @@ import numpy as np
 from qatladder.errors import ArtifactError, BrokenError
 from qatladder.ladder import CheckResult, Rung, RungResult
 from qatladder.ladder.checks import check_ids
-from qatladder.numerics.compare import Comparison, compare, fingerprint
-from qatladder.numerics.contract import quantize
-from qatladder.numerics.strided import pad, unpad
-from qatladder.toolchains.base import CompileReport, Feature
+from qatladder.numerics.judgement import judge
+from qatladder.numerics.tensor import TensorContract, pad, quantize, unpad
+from qatladder.reports.difference import difference_html
+from qatladder.toolchains.base import CompileReport
 from qatladder.validation.ask import Answer, Skip, ask, skip_all
 from qatladder.validation.context import Context
 from qatladder.validation.integer import enough
@@ -128,12 +128,14 @@ class _Work:
             bundle_file = context.folder / f"{spec.name}.board.npy"
             np.save(bundle_file, bundle)
             context.keep(f"board/{spec.name}", bundle_file, "board.npy")
-            found = compare(raw, derived, spec.name)
-            texts.append(f"{spec.name}: {how}: {found.mismatches} of {found.count} integers differ")
-            values[spec.name] = found.to_json()
-            if not found:
-                mark = fingerprint(raw, derived)
-                problems.append(f"{spec.name}: the runtime bytes are not the int model's input ({mark.cause}; {where_first(found)})")
+            judged = judge(raw, derived, spec.name)
+            texts.append(f"{spec.name}: {how}: {judged.differing}")
+            values[spec.name] = judged.to_json()
+            if not judged:
+                values.setdefault("fingerprint", judged.fingerprint.cause)
+                problems.append(
+                    f"{spec.name}: the runtime bytes are not the int model's input: {judged.reason}; looks like: {judged.fingerprint}"
+                )
         return Answer(
             not problems,
             "; ".join(texts),
@@ -153,7 +155,7 @@ class _Work:
 
 
 def bit_exact(
-    context: Context, built: RungResult, found: dict[str, Path], features: tuple[Feature, ...], where: str, contradiction: str
+    context: Context, built: RungResult, found: dict[str, Path], features: tuple[TensorContract, ...], where: str, contradiction: str
 ) -> Answer:
     """Compare raw integers with the int model's, output by output, over all compared samples.
 
@@ -181,17 +183,17 @@ def bit_exact(
             raise ArtifactError(
                 "the integers have another type than the int model's", output=feature.name, expected=expected.dtype, found=answered.dtype
             )
-        comparison = compare(expected, answered, feature.name)
+        judged = judge(expected, answered, feature.name)
         evidence += [built.products[f"raw/{item['raw_name']}"], context.keep(f"{where}/{item['raw_name']}", path, f"{where}.npy")]
-        texts.append(f"{item['name']}: {comparison.mismatches} of {comparison.count} integers differ")
-        values[item["name"]] = comparison.to_json()
-        if not comparison:
+        texts.append(f"{item['name']}: {judged.differing}")
+        values[item["name"]] = judged.to_json()
+        if not judged:
             differing += 1
-            mark = fingerprint(expected, answered)
-            values[item["name"]]["fingerprint"] = mark.cause
-            problems.append(
-                f"{item['name']}: {where_first(comparison)}, max {comparison.max_abs:g}, looks like: {mark.cause} {mark.detail}".rstrip()
-            )
+            values.setdefault("fingerprint", judged.fingerprint.cause)
+            problems.append(f"{item['name']}: {judged.reason}; looks like: {judged.fingerprint}")
+            page = context.folder / f"{where}_{index}_difference.html"
+            page.write_text(difference_html(judged, expected, answered, (f"int {item['name']}", where)), encoding="utf-8")
+            evidence.append(context.keep(f"{where}/{item['raw_name']}/difference", page, "difference.html"))
     if contradiction:
         problems.append(f"the hbm was not compiled from this int model: {contradiction}")
     values.update(all_outputs=differing == len(texts), same_origin=not contradiction)
@@ -211,11 +213,7 @@ def raw_names(built: RungResult) -> list[str]:
     return [item["raw_name"] for item in built.facts["int_model"]["outputs"]]
 
 
-def where_first(found: Comparison) -> str:
-    return f"first at {list(found.first or ())}: expected {found.expected_first:g}, found {found.found_first:g}"
-
-
-def feature_of(features: tuple[Feature, ...], raw_names: Sequence[str], index: int) -> Feature:
+def feature_of(features: tuple[TensorContract, ...], raw_names: Sequence[str], index: int) -> TensorContract:
     """The hbm feature of the `index`-th int tensor: by name, or by position when the compiler renamed every one of them."""
     by_name, raw_name = {feature.name: feature for feature in features}, raw_names[index]
     if raw_name in by_name:
@@ -230,7 +228,7 @@ def feature_of(features: tuple[Feature, ...], raw_names: Sequence[str], index: i
     )
 
 
-def arrange(integers: np.ndarray, feature: Feature) -> np.ndarray:
+def arrange(integers: np.ndarray, feature: TensorContract) -> np.ndarray:
     """[N, ...] integers of the int model in the axis order of the hbm's feature: as they are, NCHW to NHWC, or with axes of 1 added."""
     return _reordered(integers, (len(integers), *feature.valid_shape[1:]), (0, 2, 3, 1), feature.name)
 

@@ -22,10 +22,9 @@ from qatladder.boards.session import BoardSession
 from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.ladder.checks import check_ids
-from qatladder.numerics.contract import dequantize
+from qatladder.numerics.tensor import TensorContract, dequantize
 from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
-from qatladder.toolchains.base import Feature
 from qatladder.validation.ask import Answer, ask, skip_all
 from qatladder.validation.compiled import bit_exact, feature_of, raw_names, restore
 from qatladder.validation.context import Context
@@ -155,7 +154,7 @@ class _Work:
             self.raw[name] = context.folder / f"output_{index}.npy"
             np.save(self.raw[name], arrays)
             features.append(
-                Feature(name, str(arrays.dtype), tensor.valid_shape, tensor.aligned_shape, tensor.stride, tensor.byte_size or 0)
+                TensorContract(name, str(arrays.dtype), tensor.valid_shape, tensor.aligned_shape, tensor.stride, tensor.byte_size or 0)
             )
         self.features = tuple(features)
         context.keep("dumps", _archive(context.folder / "dumps", context.folder / "dumps.tar"))

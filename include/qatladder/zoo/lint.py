@@ -26,7 +26,7 @@ SAMPLES = 4
 TIMEOUT = 300.0
 """Seconds one job may take."""
 
-FIELDS = {"channel_swap": "type_train", "offset": "mean", "scale": "scale", "transposed": "layout"}
+FIELDS = {"channel_swap": "type_train", "offset": "mean", "scale": "scale", "swing": "swing", "transposed": "layout"}
 """The field of an input that a cause of `explain_difference` is about."""
 
 
@@ -144,7 +144,7 @@ def _input(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str
 
 def _preprocessing(spec: InputSpec, pictures: np.ndarray, trained: np.ndarray) -> Iterator[str]:
     """The question of the check int.input: does the entry declare what the training code does?"""
-    contract = InputContract(spec.name, spec.type_rt, spec.type_train, spec.layout, spec.mean, spec.scale)
+    contract = spec.contract()
     gap = float(np.abs(contract.training_tensor_of_pictures(pictures) - trained).max())
     if gap <= contract.tolerance:
         return

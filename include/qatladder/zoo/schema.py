@@ -10,20 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from qatladder.numerics.contract import RUNTIME_TYPES, SOURCE_TYPES, InputContract
+
 March = Literal["bernoulli2", "bayes", "bayes-e"]
 ColourType = Literal["rgb", "bgr", "yuv444", "gray", "featuremap"]
 RuntimeType = Literal["nv12", "yuv444", "rgb", "bgr", "gray", "featuremap"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-RUNTIME_TYPES: dict[str, tuple[str, ...]] = {
-    "nv12": ("rgb", "bgr", "yuv444"),
-    "yuv444": ("rgb", "bgr", "yuv444"),
-    "rgb": ("rgb", "bgr"),
-    "bgr": ("rgb", "bgr"),
-    "gray": ("gray",),
-    "featuremap": ("featuremap",),
-}
-"""Which `type_train` each `type_rt` can be converted to (hb_mapper's table)."""
 
 
 class Strict(BaseModel):
@@ -45,6 +37,27 @@ class InputSpec(Strict):
     source: Literal["pyramid", "resizer", "ddr"] = Field(description="Where the BPU reads the input from (input_source).")
     mean: tuple[float, ...] = Field((), description="Subtracted per channel before `scale`, in the order of `type_train`.")
     scale: tuple[float, ...] = Field((), description="Multiplied per channel after `mean`.")
+    swing: Literal["full", "studio"] = Field(
+        "full",
+        description="Range of an nv12 input: full is the BPU's pyramid (0..255), studio is Y 16..235, U and V 16..240 (bt601_video).",
+    )
+
+    def contract(self, toolchain: str = "hmct") -> InputContract:
+        """What the entry states of the input, for `numerics`. Layout and integers of the int model it does not: merge with their contract."""
+        return InputContract(
+            self.name,
+            self.type_rt,
+            self.type_train,
+            self.layout,
+            self.mean,
+            self.scale,
+            shape=self.shape,
+            source=self.source,
+            swing=self.swing,
+            toolchain=toolchain,
+            layout_rt="",
+            bits=0,
+        )
 
     @property
     def is_image(self) -> bool:
@@ -70,9 +83,12 @@ class InputSpec(Strict):
                 f"type_rt {self.type_rt} cannot be converted to type_train {self.type_train}; "
                 f"it goes with {', '.join(RUNTIME_TYPES[self.type_rt])}"
             )
+        if self.type_rt not in SOURCE_TYPES[self.source]:
+            delivered = " or ".join(SOURCE_TYPES[self.source])
+            raise ValueError(f"{self.type_rt} does not come through {self.source}, which delivers {delivered}")
+        if self.swing != "full" and (self.type_rt != "nv12" or self.type_train == "yuv444"):
+            raise ValueError(f"studio swing goes with nv12 of a model trained on rgb or bgr, not with {self.type_rt} and {self.type_train}")
         if not self.is_image:
-            if self.source != "ddr":
-                raise ValueError(f"a featuremap comes through ddr, not {self.source}")
             if self.mean or self.scale:
                 raise ValueError("mean and scale belong to images; normalise a featuremap in the adapter's preprocess")
             return self
@@ -88,8 +104,6 @@ class InputSpec(Strict):
                 raise ValueError(f"{key} needs 1 or {self.channels} numbers, not {len(getattr(self, key))}")
         if self.type_rt == "nv12" and any(size % 2 for size in self.height_width):
             raise ValueError(f"nv12 needs even height and width, not {self.height_width[0]}x{self.height_width[1]}")
-        if self.source == "pyramid" and self.type_rt not in ("nv12", "gray"):
-            raise ValueError(f"the pyramid delivers nv12 or gray, not {self.type_rt}")
         return self
 
 

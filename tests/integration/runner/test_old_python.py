@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.unit.toy import ADAPTER
 from qatladder.numerics.contract import InputContract
 from qatladder.runner.client import LIBRARY, Environment, run_job
 
-NUMPY = "numpy==1.24.4"
+PACKAGES = ("numpy==1.24.4", "pytest==8.3.5", "hypothesis==6.113.0")
+"""The last of their kind for Python 3.8; the model side needs numpy alone."""
 
 
 def find_python38() -> str | None:
@@ -31,15 +33,16 @@ def find_python38() -> str | None:
 def python38() -> Environment:
     folder = TRAINED.parent / "environments" / "python3.8"
     python = folder / "bin" / "python"
-    if not (folder / ".ready").exists():
+    stamp = folder / ".ready"
+    if not stamp.exists() or stamp.read_text() != " ".join(PACKAGES):
         found = find_python38()
         if found is None:
             pytest.skip("no Python 3.8 with venv on this machine")
         subprocess.run([found, "-m", "venv", "--clear", str(folder)], check=True)
-        done = subprocess.run([str(python), "-m", "pip", "install", "-q", NUMPY], capture_output=True, text=True)
+        done = subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"numpy for Python 3.8 cannot be installed: {done.stderr.strip().splitlines()[-1]}")
-        (folder / ".ready").touch()
+            pytest.skip(f"the packages for Python 3.8 cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+        stamp.write_text(" ".join(PACKAGES))
     return Environment("old", python)
 
 
@@ -65,7 +68,7 @@ def test_the_numerics_give_the_same_integers_there(python38: Environment, tmp_pa
     np.save(tmp_path / "pictures.npy", pictures)
     script = (
         "import sys, numpy as np\n"
-        "from qatladder.numerics import colour, compare, contract, strided\n"
+        "from qatladder.numerics import colour, compare, contract, tensor\n"
         "c = contract.InputContract('image', 'nv12', 'rgb', 'NCHW', (1.0, 2.0, 3.0), (0.5,))\n"
         "x = c.intermediate(c.runtime(np.load(sys.argv[1])))\n"
         "assert compare.compare(x, x)\n"
@@ -78,3 +81,18 @@ def test_the_numerics_give_the_same_integers_there(python38: Environment, tmp_pa
     fed = contract.intermediate(contract.runtime(pictures))
     np.testing.assert_array_equal(np.load(files[1]), fed)
     np.testing.assert_array_equal(np.load(files[2]), contract.training_tensor(fed))
+
+
+def test_the_whole_engine_passes_its_tests_there(python38: Environment) -> None:
+    """The unit tests of qatladder.numerics, as they are."""
+    root = LIBRARY.parent
+    command = [str(python38.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-c", os.devnull]
+    tests = root / "tests" / "unit" / "numerics"
+    command += ["--rootdir", str(root), "--confcutdir", str(tests), str(tests)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LIBRARY), str(root)]), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None and int(passed.group(1)) > 300, done.stdout[-500:]
+    print(done.stdout.splitlines()[-1])

@@ -348,3 +348,27 @@ def test_dumps_are_found_with_and_without_names(tmp_path: Path) -> None:
         1: "model_infer_output_1.bin",
         10: "model_infer_output_10_a_b.bin",
     }
+
+
+def test_a_stale_dump_beside_a_new_one_is_never_chosen(tmp_path: Path) -> None:
+    (tmp_path / "model_infer_output_0_y.bin").touch()
+    (tmp_path / "model_infer_output_0.bin").touch()
+    with pytest.raises(BrokenError) as caught:
+        hrt.find_dumps(tmp_path)
+    assert caught.value.kind == "dump_ambiguous"
+    assert "model_infer_output_0_y.bin" in caught.value.where["found"]
+
+
+def test_what_the_board_states_as_a_contract() -> None:
+    info = tensor()
+    contract = info.contract()
+    assert (contract.name, contract.dtype, contract.valid_shape, contract.stride) == (info.name, "int32", info.valid_shape, info.stride)
+    assert contract.padded_bytes == info.byte_size
+    assert (contract.scale, contract.axis) == (info.scale, info.quantize_axis)
+    assert tensor(name="", tensor_type="NV12").contract().name == "0"
+    assert tensor(tensor_type="NV12").contract().dtype == ""
+
+
+def test_a_float_dump_may_hold_nan(tmp_path: Path) -> None:
+    np.full(48, np.nan, np.float32).tofile(tmp_path / "d.bin")
+    assert np.isnan(hrt.read_dump(tmp_path / "d.bin", tensor(tensor_type="F32"))).all()

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qatladder.errors import ArtifactError, ConfigError
-from qatladder.numerics.contract import INTERMEDIATE_TYPES, InputContract, dequantize, explain_difference, quantize
+from qatladder.numerics.contract import INTERMEDIATE_TYPES, InputContract, explain_difference
+from qatladder.numerics.tensor import dequantize, quantize
 
 
 def contract(type_rt: str, type_train: str = "rgb", layout: str = "NCHW") -> InputContract:

@@ -280,6 +280,11 @@ class TestReadSimulated:
             hmct_tools.read_simulated(self.write(tmp_path / "a.txt", "#valid_dim=1x3\n" + body), [1, 3], "int8")
         assert caught.value.kind == "dump_truncated"
 
+    def test_a_last_number_that_may_be_cut(self, tmp_path: Path) -> None:
+        with pytest.raises(BrokenError, match="within a number") as caught:
+            hmct_tools.read_simulated(self.write(tmp_path / "a.txt", "#valid_dim=1x3\n1 2 3"), [1, 3], "int8")
+        assert caught.value.kind == "dump_truncated"
+
     @pytest.mark.parametrize("text", ["#valid_dim=1x4\n1 2 3", "1 2 3"])
     def test_another_shape(self, tmp_path: Path, text: str) -> None:
         with pytest.raises(ToolchainError, match="another shape"):

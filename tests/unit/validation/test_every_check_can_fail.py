@@ -350,8 +350,13 @@ def test_a_simulator_that_is_one_integer_off_by_one_fails_bit_exactness(lab: Lab
     check = only_failed(climb(), "hbm.bit_exact")
     assert check.measured.startswith("y: 1 of 64 integers differ on 8 samples")
     assert check.expected.startswith("0 integers differ, no tolerance")
-    assert "y: first at [7, 1, 1]: expected " in check.reason and "max 1, " in check.reason
-    assert check.values["y"]["mismatches"] == 1
+    assert (
+        "y: 1 of 64 integers differ, first at [7, 1, 1]: expected " in check.reason
+        and "largest difference 1; looks like: rounding" in check.reason
+    )
+    assert check.cause.startswith("no value is more than one LSB off")
+    assert any(item.name == "difference.html" for item in check.evidence)
+    assert check.values["y"]["stats"]["mismatches"] == 1
 
 
 def test_a_simulator_that_answers_another_type_fails_bit_exactness(lab: Lab) -> None:
@@ -368,7 +373,7 @@ def test_an_hbm_of_other_weights_fails_bit_exactness_on_simulator_and_board(lab:
     assert not_passed(result) == {"hbm.bit_exact": "failed", "board.runtime": "failed"}
     assert result.first_failed_check == "hbm.bit_exact"
     check = check_of(result, "hbm.bit_exact")
-    assert check.values["y"]["mismatches"] and "the hbm was not compiled from this int model: other weights" in check.reason
+    assert check.values["y"]["stats"]["mismatches"] and "the hbm was not compiled from this int model: other weights" in check.reason
 
 
 def test_an_hbm_of_other_weights_that_no_sample_shows_fails_bit_exactness_on_simulator_and_board(lab: Lab) -> None:
@@ -437,7 +442,7 @@ def test_a_dump_that_is_one_integer_off_fails_the_runtime_and_not_the_accuracy(l
     check = only_failed(climb(), "board.runtime")
     assert check.measured.startswith("y: 1 of 64 integers differ on 8 samples")
     assert check.measured.endswith("on virtual-j5")
-    assert "y: first at [2, 1, 1]: expected " in check.reason
+    assert "y: 1 of 64 integers differ, first at [2, 1, 1]: expected " in check.reason
 
 
 def test_inputs_in_another_order_fail_the_runtime(lab: Lab) -> None:

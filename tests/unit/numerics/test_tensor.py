@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qatladder.errors import ArtifactError
-from qatladder.numerics.strided import pad, unpad
+from qatladder.numerics.tensor import pad, unpad
 
 
 @given(
