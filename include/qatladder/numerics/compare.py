@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ import numpy as np
 
 from qatladder.errors import ArtifactError, InternalError
 from qatladder.numerics import accelerated
+from qatladder.numerics.tensor import MappedPages
 
 BLOCK = 1 << 16
 """Elements of a block: its float64 copies fit the second-level cache."""
@@ -143,10 +143,10 @@ def identical(expected: np.ndarray, found: np.ndarray) -> bool:
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return False
     if not _plain(expected, found):
-        return all(np.array_equal(_bits(a), _bits(b)) for _, a, b in _blocks(expected, found))
+        return first_difference(expected, found) is None
     size, step = expected.nbytes, 1 << 22
     left, right = expected.ctypes.data, found.ctypes.data
-    pages = (_Pages(expected), _Pages(found))
+    pages = (MappedPages(expected), MappedPages(found))
 
     starts = range(0, size, step)
 
@@ -155,10 +155,23 @@ def identical(expected: np.ndarray, found: np.ndarray) -> bool:
             if _LIBC.memcmp(left + start, right + start, min(step, size - start)):
                 return False
             for page in pages:
-                page.done(start, min(step, size - start))
+                page.read(step)
         return True
 
     return all(_in_threads(same, len(starts)))
+
+
+def first_difference(expected: np.ndarray, found: np.ndarray) -> Optional[Tuple[int, ...]]:
+    """Index of the first element, in C order, whose bits differ; None when the tensors are identical. Equal shape and dtype."""
+    pages = (MappedPages(expected), MappedPages(found))
+    for start, a, b in _blocks(expected, found):
+        wrong = _bits(a) != _bits(b)
+        for page in pages:
+            page.read(a.nbytes)
+        if wrong.any():
+            place = np.unravel_index(start + int(np.argmax(wrong)), expected.shape)
+            return tuple(int(index) for index in place)
+    return None
 
 
 def compare(
@@ -186,11 +199,14 @@ def compare(
     shape = expected.shape if profile else ()
     if not _plain(expected, found):
         state = Differences(expected.dtype, shape, limits, what, expected.nbytes)
+        pages = (MappedPages(expected), MappedPages(found))
         for start, a, b in _blocks(expected, found):
             state.update(a, b, start)
+            for page in pages:
+                page.read(a.nbytes)
         return state.result(expected.shape)
     a, b = expected.reshape(-1), found.reshape(-1)
-    pages = (_Pages(a), _Pages(b))
+    pages = (MappedPages(a), MappedPages(b))
     starts = range(0, a.size, SPAN)
 
     def work(first: int, step: int) -> Differences:
@@ -198,7 +214,7 @@ def compare(
         for start in starts[first::step]:
             state.update(a[start : start + SPAN], b[start : start + SPAN], start)
             for page in pages:
-                page.done(start * a.itemsize, min(SPAN, a.size - start) * a.itemsize)
+                page.read(SPAN * a.itemsize)
         return state
 
     states: List[Differences] = _in_threads(work, len(starts))
@@ -670,35 +686,10 @@ def _blocks(expected: np.ndarray, found: np.ndarray) -> Iterator[Tuple[int, np.n
         buffersize=BLOCK,
     )
     start = 0
-    for a, b in iterator:
-        yield start, a, b
-        start += a.size
-
-
-class _Pages:
-    """Gives the pages of a memory-mapped file back as soon as they were read, so that a 10 GB file needs no 10 GB of memory."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        base: Any = array
-        private = False
-        while isinstance(base, np.ndarray):
-            private = private or getattr(base, "mode", "r") != "r"
-            base = base.base
-        if isinstance(base, memoryview):
-            base = base.obj
-        usable = isinstance(base, mmap.mmap) and not array.flags.writeable and not private and hasattr(base, "madvise")
-        self._map = base if usable else None
-        if self._map is not None:
-            self._start = array.ctypes.data - np.frombuffer(self._map, np.uint8).ctypes.data
-
-    def done(self, offset: int, size: int) -> None:
-        """Bytes [offset, offset + size) of the array were read and are not needed again."""
-        if self._map is None:
-            return
-        first = (self._start + offset) // mmap.PAGESIZE * mmap.PAGESIZE
-        last = (self._start + offset + size) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first:
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+    for left, right in iterator:
+        for first in range(0, left.size, BLOCK):  # what needs no buffer comes in one piece, of any size
+            yield start + first, left[first : first + BLOCK], right[first : first + BLOCK]
+        start += left.size
 
 
 def _in_threads(work: Any, parts: int) -> List[Any]:

@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence, Tupl
 import numpy as np
 
 from qatladder.errors import ArtifactError
-from qatladder.numerics.tensor import TensorContract, valid_view
+from qatladder.numerics.tensor import MappedPages, TensorContract, valid_view
 from qatladder.numerics.text import TextFormat, parse_numbers
 
 DUMP = re.compile(r"^model_infer_(?P<side>input|output)_(?P<index>\d+)(?:_(?P<name>.+))?\.(?P<format>bin|txt)$")
@@ -508,27 +508,21 @@ def _same_integers(values: np.ndarray, floats: np.ndarray) -> np.ndarray:
 
 def _chunks(array: np.ndarray) -> Iterator[Tuple[int, np.ndarray]]:
     """Pieces of bounded size in C order with the index of their first element; pages of a mapped file are given back."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    base = base.obj if isinstance(base, memoryview) else base
-    mapped = base if isinstance(base, mmap.mmap) else None
+    pages = MappedPages(array)
     if array.size == 0:
         return
     if array.flags.c_contiguous:
         flat = array.reshape(-1)
         for start in range(0, flat.size, _CHUNK):
             yield start, flat[start : start + _CHUNK]
-            if mapped is not None and hasattr(mapped, "madvise"):
-                mapped.madvise(mmap.MADV_DONTNEED)
+            pages.read(_CHUNK * flat.itemsize)
         return
     start = 0
     pieces: Any = np.nditer(array, ["external_loop", "buffered"], order="C", buffersize=1 << 16)
-    for index, chunk in enumerate(pieces):
+    for chunk in pieces:
         yield start, chunk
         start += chunk.size
-        if mapped is not None and hasattr(mapped, "madvise") and index % 64 == 63:
-            mapped.madvise(mmap.MADV_DONTNEED)
+        pages.read(chunk.nbytes)
 
 
 def _check_finite(array: np.ndarray, path: Path) -> None:

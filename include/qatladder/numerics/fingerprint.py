@@ -31,6 +31,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
+from qatladder.numerics.compare import first_difference, identical
+
 CAUSES = (
     "all_zero", "byte_order", "stale", "channel_swap", "transposed", "row_stride", "shifted", "offset", "scale", "clamped",
     "single_channel", "padding", "rounding", "none",
@@ -165,7 +167,7 @@ def _other_shape(expected: np.ndarray, found: np.ndarray, channel_axis: Optional
             for order in itertools.permutations(range(expected.ndim)):
                 moved = expected.transpose(order)
                 if moved.shape == found.shape and order != tuple(range(expected.ndim)):
-                    if np.array_equal(moved, found):
+                    if identical(moved, found):
                         return Fingerprint("transposed", 1.0, "axes {} of what was expected".format(list(order)))
                     inner = fingerprint(moved, found, None, step)
                     if inner.cause != "none" and not inner.also:
@@ -180,7 +182,7 @@ def _other_shape(expected: np.ndarray, found: np.ndarray, channel_axis: Optional
             for axis, (ours, theirs) in enumerate(zip(expected.shape, found.shape))
             if ours != theirs
         )
-        if np.array_equal(inside, expected):
+        if identical(inside, expected):
             return Fingerprint("padding", 1.0, "left in: " + grown)
         inner = fingerprint(expected, inside, channel_axis, step)
         if inner.cause != "none" and not inner.also:
@@ -196,19 +198,23 @@ class _Case:
     """One reading of two tensors: [samples, ...], only the samples that differ."""
 
     def __init__(self, expected: np.ndarray, found: np.ndarray, channel_axis: int, step: float) -> None:
-        flat = (expected.reshape(len(expected), -1), found.reshape(len(found), -1))
-        self.samples = np.array([i for i in range(len(expected)) if not np.array_equal(flat[0][i], flat[1][i])], dtype=np.int64)
-        if not self.samples.size:
-            return
-        width = max(1, flat[0].shape[1])
+        width = max(1, expected[0].size)
+        wanted = max(1, LIMIT // width)
         self.whole = expected
-        picked = self.samples[: max(1, LIMIT // width)]
-        left, right = expected[picked], found[picked]
-        while left.size > 4 * LIMIT:  # one huge sample: its first rows
-            axis = 1 + int(np.argmax([size if index + 1 != channel_axis else 0 for index, size in enumerate(left.shape[1:])]))
-            half = [slice(None)] * left.ndim
-            half[axis] = slice(left.shape[axis] // 2)
-            left, right = left[tuple(half)], right[tuple(half)]
+        self.alike = 0  # samples that do not differ, of those looked at
+        differing: List[int] = []
+        for index in range(len(expected)):
+            if identical(expected[index], found[index]):
+                self.alike += 1
+            else:
+                differing.append(index)
+                if len(differing) > wanted:
+                    break
+        self.samples = np.array(differing, dtype=np.int64)
+        if not differing:
+            return
+        picked = self.samples[:wanted]
+        left, right = _cropped(expected, found, picked, channel_axis)
         self.picked = picked
         self.raw_expected, self.raw_found = left, right
         self.axis = channel_axis
@@ -363,7 +369,7 @@ class _Case:
         return Fingerprint(found.cause, round(min(1.0, found.confidence), 4), found.detail, found.also, found.also_detail)
 
     def _which(self) -> str:
-        return " in samples {}".format(_few(self.samples)) if self.samples.size < len(self.whole) else ""
+        return " in samples {}".format(_few(self.samples)) if self.alike else ""
 
     # --- rearrangements ---
 
@@ -395,8 +401,8 @@ class _Case:
                 yield "byte_order", "bytes of each element exchanged", before, found, None
 
     def _stale(self, expected: np.ndarray, found: np.ndarray) -> Iterator[Candidate]:
-        others = self.whole
-        if len(others) < 2:
+        others = self.whole[:4096]
+        if len(others) < 2 or self.picked[-1] >= len(others):
             return
         if others.shape[1:] != self.raw_expected.shape[1:]:
             return
@@ -674,6 +680,22 @@ class _Case:
             if share >= 0.999 and before < 0.999:
                 most = float(np.max(np.where(values != 0, asked / np.maximum(np.abs(values), 1e-30), 0.0)))
                 yield "rounding", share, "relative differences up to {:.2g}, as of a shorter float".format(most)
+
+
+def _cropped(expected: np.ndarray, found: np.ndarray, picked: np.ndarray, channel_axis: int) -> Tuple[np.ndarray, np.ndarray]:
+    """The picked samples; of one that is far too large a part around its first mismatch, all its channels as far as they fit."""
+    if expected[0].size <= 4 * LIMIT:
+        return expected[picked], found[picked]
+    left, right = expected[picked[0]], found[picked[0]]
+    parts: List[Any] = [slice(0, size) for size in left.shape]
+    first = first_difference(left, right)
+    while int(np.prod([part.stop - part.start for part in parts])) > 4 * LIMIT:
+        sizes = [0 if axis + 1 == channel_axis and part.stop - part.start <= 4096 else part.stop - part.start for axis, part in enumerate(parts)]
+        axis = int(np.argmax(sizes))
+        start, stop = parts[axis].start, parts[axis].stop
+        middle = (start + stop) // 2
+        parts[axis] = slice(middle, stop) if first is not None and first[axis] >= middle else slice(start, middle)
+    return left[tuple(parts)][None], right[tuple(parts)][None]
 
 
 def _best(found: Sequence[Fingerprint]) -> Fingerprint:

@@ -6,6 +6,7 @@ What a tool does not state is None or empty, and never guessed. Contracts of two
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, fields
 from typing import Any, Dict, Optional, Sequence, Tuple
 
@@ -226,3 +227,29 @@ def dequantize(integers: np.ndarray, scale: Sequence[float], axis: int = -1) -> 
         return integers.astype(np.float32)
     values: np.ndarray = integers.astype(np.float32) * _along(np.asarray(scale, np.float32), integers.ndim, axis)
     return values
+
+
+class MappedPages:
+    """Gives the pages of a memory-mapped file back once they were read, so that a 10 GB file needs no 10 GB of memory.
+
+    Does nothing for an array that is not a read-only view of a mapped file.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        base: Any = array
+        private = False
+        while isinstance(base, np.ndarray):
+            private = private or getattr(base, "mode", "r") != "r"  # a numpy.memmap that may hold changes
+            base = base.base
+        if isinstance(base, memoryview):
+            base = base.obj
+        usable = isinstance(base, mmap.mmap) and not array.flags.writeable and not private and hasattr(base, "madvise")
+        self._map = base if usable else None
+        self._read = 0
+
+    def read(self, size: int) -> None:
+        """Some bytes were read and are not needed again soon; every 32 MB all pages are given back."""
+        self._read += size
+        if self._map is not None and self._read >= 1 << 25:
+            self._read = 0
+            self._map.madvise(mmap.MADV_DONTNEED)

@@ -11,18 +11,22 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from tests.unit.numerics.faults import FAULTS, PAIRS
 
 from qatladder.boards import hrt
 from qatladder.boards.fleet import load_fleet
 from qatladder.boards.virtual import control
 from qatladder.evidence import open_store
-from qatladder.ladder import LadderResult, Status, Verdict
+from qatladder.ladder import LadderResult, Rung, Status, Verdict
+from qatladder.numerics.fingerprint import fingerprint
+from qatladder.numerics.tensor import dequantize
 from qatladder.settings import PROJECT, load_settings
 from qatladder.toolchains.hmct import Hmct
 from qatladder.validation import finish_ladder, plan, run_rung
@@ -88,10 +92,87 @@ def test_a_good_classifier_ships_with_every_check_answered(good: LadderResult) -
             assert check.expected, check.id
 
 
-@pytest.mark.parametrize("model", ["digits_det", "wdbc_mlp"])
-def test_the_detector_and_the_featuremap_model_ship(home: Path, model: str) -> None:
-    result = climb(model, "good")
+@pytest.fixture(scope="module")
+def detector(home: Path) -> LadderResult:
+    return climb("digits_det", "good")
+
+
+def test_the_detector_ships(detector: LadderResult) -> None:
+    assert detector.verdict is Verdict.SHIP, detector.why
+
+
+def test_the_featuremap_model_ships(home: Path) -> None:
+    result = climb("wdbc_mlp", "good")
     assert result.verdict is Verdict.SHIP, result.why
+
+
+@pytest.fixture(scope="module")
+def tensors(home: Path, good: LadderResult, detector: LadderResult) -> dict[str, tuple[np.ndarray, int]]:
+    """Real tensors of the zoo and their channel axis: pictures as both layouts, raw integers, dequantised outputs, few samples of each."""
+    found: dict[str, tuple[np.ndarray, int]] = {}
+    store = open_store(load_settings())
+    for result, count in ((good, 6), (detector, 3)):
+        int_rung = next(rung for rung in result.rungs if rung.rung is Rung.INT)
+        described = int_rung.facts["int_model"]
+        for item in (*described["inputs"], *described["outputs"]):
+            evidence = int_rung.products[f"raw/{item['raw_name']}"]
+            array = np.load(store.fetch(evidence, home / "tensors" / f"{evidence.sha256}.npy"))[:count]
+            axis = 3 if array.shape[-1] == 3 else 1
+            found[f"{result.model} {item['name']} {array.dtype}"] = (array, axis)
+            if axis == 3:
+                found[f"{result.model} {item['name']} NCHW"] = (np.ascontiguousarray(array.transpose(0, 3, 1, 2)), 1)
+            elif array.size > 1000:
+                found[f"{result.model} {item['name']} dequantised"] = (dequantize(array, item["scale"], item["axis"]), 1)
+    return found
+
+
+def inject(array: np.ndarray, axis: int, names: Sequence[str]) -> np.ndarray | None:
+    changed: np.ndarray | None = array
+    for name in names:
+        assert changed is not None
+        before, changed = changed, FAULTS[name](changed, axis, np.random.default_rng(1))
+        if changed is None or np.array_equal(before, changed):
+            return None
+    return None if changed is None or np.array_equal(array, changed) else changed
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_mistake_injected_into_a_tensor_of_the_zoo_is_named(tensors: dict[str, tuple[np.ndarray, int]], name: str) -> None:
+    seen = 0
+    for where, (array, axis) in tensors.items():
+        changed = inject(array, axis, [name])
+        if changed is None:
+            continue
+        mark = fingerprint(array, changed)
+        assert mark.cause == name and mark.confidence >= 0.9, (where, str(mark))
+        seen += 1
+    assert seen >= 3
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_two_mistakes_in_a_tensor_of_the_zoo_are_told_apart(tensors: dict[str, tuple[np.ndarray, int]], names: tuple[str, str]) -> None:
+    """In most of them; where one hides the other, nothing else is said."""
+    both = seen = 0
+    for where, (array, axis) in tensors.items():
+        changed = inject(array, axis, names) if array.size > 2000 else None
+        if changed is None:
+            continue
+        mark = fingerprint(array, changed)
+        said = {mark.cause, mark.also} - {""}
+        assert said <= {*names, "none"}, (where, str(mark))
+        both += said == set(names)
+        seen += 1
+    assert seen >= 2
+    assert both >= 0.6 * seen
+
+
+def test_clean_and_unrelated_tensors_of_the_zoo_raise_no_alarm(tensors: dict[str, tuple[np.ndarray, int]]) -> None:
+    rng = np.random.default_rng(0)
+    for where, (array, _) in tensors.items():
+        assert fingerprint(array, array.copy()).cause == "none", where
+        if array[0].size > 50:
+            mixed = rng.permutation(array.reshape(-1)).reshape(array.shape)
+            assert fingerprint(array, mixed).cause == "none", (where, str(fingerprint(array, mixed)))
 
 
 def test_the_bad_entry_is_stopped_at_its_input_with_the_cause(home: Path) -> None:

@@ -99,6 +99,23 @@ def test_every_runtime_type_has_a_valid_pairing(type_rt: str) -> None:
     assert Entry.model_validate(entry(inputs=[item])).inputs[0].type_rt == type_rt
 
 
+def test_an_input_states_a_contract_and_leaves_to_the_int_model_what_is_its_own() -> None:
+    (spec,) = Entry.model_validate(with_input(swing="studio")).inputs
+    found = spec.contract()
+    assert (found.name, found.type_rt, found.type_train, found.layout, found.source, found.swing) == (
+        "image",
+        "nv12",
+        "rgb",
+        "NCHW",
+        "pyramid",
+        "studio",
+    )
+    assert (found.mean, found.scale, found.shape, found.toolchain) == ((1, 2, 3), (1,), (1, 3, 64, 64), "hmct")
+    assert (found.layout_rt, found.bits, found.tensor) == ("", 0, None)
+    assert found.check() is found
+    assert spec.contract("openexplorer").toolchain == "openexplorer"
+
+
 def test_one_bad_entry_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, entry())
     write(tmp_path, entry(model="other", metric=None), "other.yaml")
