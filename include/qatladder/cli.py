@@ -399,6 +399,62 @@ def compare_command(
     sys.exit({"passed": 0, "failed": 1, "unprovable": 2}[item.judged.status])
 
 
+@app.command("inputs")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--model", required=True, help="The zoo entry whose input contract is used.")
+@click.option("--version", help="Its version, when the zoo holds several.")
+@click.option("--int", "int_model", type=click.Path(path_type=Path), help="The int ONNX: states layout and scale; needed for featuremaps.")
+@click.option(
+    "--contract", type=click.Path(path_type=Path), help="What states the board's strides: a model_info console or hbdk-disas JSON."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("inputs"), show_default=True, help="Folder the forms are written to.")
+@json_option
+def inputs_command(
+    sources: Sequence[str], model: str, version: str | None, int_model: Path | None, contract: Path | None, out: Path, as_json: bool
+) -> None:
+    """Write the float, int and hbm form of a picture for a model, and prove that they are the same picture.
+
+    SOURCES: a picture of exactly the model's input size, or NAME=FILE for each input. Exit code 0: the forms agree, 1: they do not.
+    """
+    from qatladder.errors import ConfigError
+    from qatladder.settings import load_settings
+    from qatladder.validation.forms import write_forms
+    from qatladder.zoo import load_zoo
+
+    found = [entry for entry in load_zoo(load_settings()).entries.values() if entry.model == model and version in (None, entry.version)]
+    if len(found) != 1:
+        raise ConfigError(
+            "the zoo does not hold exactly one such model",
+            expected=f"{model} {version or ''}".strip(),
+            found=", ".join(f"{entry.model} {entry.version}" for entry in found) or "none",
+            next_step="`qatladder zoo list` shows models and versions",
+        )
+    entry = found[0]
+    names = [spec.name for spec in entry.inputs]
+    given = {}
+    for index, source in enumerate(sources):
+        name, equals, path = source.partition("=")
+        given[name if equals and name in names else names[min(index, len(names) - 1)]] = Path(path if equals and name in names else source)
+    results = write_forms(entry, given, out, int_model, contract)
+    agree = all(bool(item.proof) for item in results)
+    if as_json:
+        data = [
+            {**item.proof.to_json(), "files": {form: str(path) for form, path in item.files.items()}, "forms": item.shapes}
+            for item in results
+        ]
+        print(json.dumps({"status": "passed" if agree else "failed", "inputs": data}, indent=1, default=str))
+    else:
+        for item in results:
+            print(f"{'✔' if item.proof else '✖'} {item.name}: {'all forms are the same picture' if item.proof else 'the forms part'}")
+            for form, written in item.files.items():
+                print(f"  {form:<6} {item.shapes[form]:<56} {written}")
+            for step in item.proof.steps:
+                print(f"  {step}")
+            loss = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in item.proof.loss.to_json().items() if value)
+            print(f"  lost by the runtime type, for every rung alike: {loss or 'nothing'}")
+    sys.exit(0 if agree else 1)
+
+
 @app.command()
 @click.argument("run", required=False)
 @click.option("--list", "list_runs", is_flag=True, help="List the runs.")

@@ -674,6 +674,11 @@ def _plain(expected: np.ndarray, found: np.ndarray) -> bool:
 
 def _blocks(expected: np.ndarray, found: np.ndarray) -> Iterator[Tuple[int, np.ndarray, np.ndarray]]:
     """(flat index, expected, found) of strided tensors in C order, one block at a time, contiguous and of native byte order."""
+    if _plain(expected, found):
+        flat, other = expected.reshape(-1), found.reshape(-1)
+        for first in range(0, flat.size, BLOCK):
+            yield first, flat[first : first + BLOCK], other[first : first + BLOCK]
+        return
     native = expected.dtype.newbyteorder("=")
     # `nditer` would follow the memory order of its operands; C order is what indices mean.
     iterator: Any = np.nditer(

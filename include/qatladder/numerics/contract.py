@@ -261,7 +261,8 @@ class InputContract:
     def training_values(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 RGB pictures [N, H, W, 3] in the colours of training, gray levels, NHWC; nothing is subsampled or rounded.
 
-        YUV for the toolchain openexplorer is what its `rgb2centered_yuv` gives (whole numbers), as that is what its users train on.
+        YUV and gray for the toolchain openexplorer are what its `rgb2centered_yuv` and `rgb2gray` give (whole numbers), as that is what
+        its users train on.
         """
         if self.roi is not None:
             left, top, right, bottom = self.roi
@@ -271,6 +272,8 @@ class InputContract:
         if self.type_train == "bgr":
             return pictures[..., ::-1]
         if self.type_train == "gray":
+            if self.toolchain == "openexplorer":
+                return colour.rgb2centered_yuv(pictures, "full", axis=-1)[..., :1] + 128
             return colour.rgb_to_yuv444(pictures)[..., :1]
         if self.toolchain == "openexplorer":
             return colour.rgb2centered_yuv(pictures, self.swing or "full", axis=-1) + 128
@@ -365,7 +368,7 @@ class InputContract:
             stated = replace(stated, dtype=values.dtype.name)
         order = tuple(range(values.ndim))
         layout = (self.layout_rt or "NHWC") if self.is_image else self.layout
-        if values.ndim == 4 and len(stated.valid_shape) == 4 and _moves(layout, stated.layout):
+        if _moves(layout, stated.layout or _layout_of(stated.valid_shape, values.shape, layout)) and values.ndim == 4:
             order = (0, 2, 3, 1) if layout == "NCHW" else (0, 3, 1, 2)
         sizes = [values.shape[axis] for axis in order[1:]]
         kinds = {values.dtype.name, "int8" if values.dtype == np.uint8 else values.dtype.name}
@@ -390,6 +393,16 @@ def _axis(axis: int, layout: str, other: str) -> int:
     if not _moves(layout, other):
         return axis
     return ((0, 2, 3, 1) if layout == "NHWC" else (0, 3, 1, 2))[axis % 4]
+
+
+def _layout_of(shape: Sequence[int], known: Sequence[int], layout: str) -> str:
+    """Layout of a shape, by the same sizes in a stated layout; where both orders fit it is that one. Empty when none fits."""
+    if len(shape) != 4 or len(known) != 4 or layout not in ("NHWC", "NCHW"):
+        return ""
+    if tuple(shape[1:]) == tuple(known[1:]):
+        return layout
+    moved = (known[2], known[3], known[1]) if layout == "NCHW" else (known[3], known[1], known[2])
+    return {"NCHW": "NHWC", "NHWC": "NCHW"}[layout] if tuple(shape[1:]) == moved else ""
 
 
 def _nchw(shape: Sequence[int], layout: str) -> Tuple[int, ...]:
@@ -428,11 +441,12 @@ def nv12_tensor(name: str, height: int, width: int, row_stride: int = 0, batch: 
 def from_features(features: Sequence[TensorContract]) -> Tuple[InputContract, ...]:
     """The inputs of an hbm, from its features as the toolchain reads them (`hbdk-disas --json`): name, source, type and padding.
 
-    The compiler lists four axes as N, H, W, C.
+    A picture from pyramid or resizer is N, H, W, C. A tensor from ddr keeps the order of axes the int model has (seen on hbdk 3.49.15:
+    a featuremap [1, 8, 16, 50] in NCHW is listed so), which the hbm does not state; `merge` tells it from the other sources' shapes.
     """
     found = []
     for feature in features:
-        if len(feature.valid_shape) == 4 and not feature.layout:
+        if len(feature.valid_shape) == 4 and not feature.layout and feature.source in ("pyramid", "resizer"):
             feature = replace(feature, layout="NHWC")
         bits = 8 * np.dtype(feature.dtype).itemsize if feature.dtype and np.dtype(feature.dtype).kind in "iu" else 0
         found.append(_stated(feature.name, source=feature.source, bits=bits, tensor=feature))
@@ -448,8 +462,9 @@ def _stated(name: str, **known: Any) -> InputContract:
 def merge(first: InputContract, *others: InputContract) -> InputContract:
     """One contract of several statements: each field from the first that states it.
 
-    Of the runtime tensor, shape, padding and layout come together, from the first that states strides (else the first tensor); so do a
-    quantisation scale and its axis, whose place in another layout is found. What sources contradict is not lost but asked for with `diff`.
+    Of the runtime tensor, shape and padding come together, from the first that states strides (else the first tensor), and so do a
+    quantisation scale and its axis. A layout nobody states of it is told from the same sizes in a layout that is stated. What sources
+    contradict is not lost but asked for with `diff`.
     """
     sources = (first, *others)
     changes: Dict[str, Any] = {}
@@ -461,11 +476,16 @@ def merge(first: InputContract, *others: InputContract) -> InputContract:
     if tensors:
         base = next((tensor for tensor in tensors if tensor.stride), tensors[0])
         scaled = next((tensor for tensor in tensors if tensor.scale or any(tensor.shift)), base)
-        axis = None if scaled.axis is None else _axis(scaled.axis, scaled.layout, base.layout)
+        layout = base.layout
+        known = [(source.shape, source.layout) for source in sources] + [(tensor.valid_shape, tensor.layout) for tensor in tensors]
+        for shape, stated_layout in known:
+            layout = layout or _layout_of(base.valid_shape, shape, stated_layout)
+        axis = None if scaled.axis is None else _axis(scaled.axis, scaled.layout, layout)
         changes["tensor"] = replace(
             base,
             dtype=base.dtype or next((tensor.dtype for tensor in tensors if tensor.dtype), ""),
             source=base.source or changes.get("source", ""),
+            layout=layout,
             scale=scaled.scale,
             shift=scaled.shift,
             zero_point=scaled.zero_point,
@@ -508,7 +528,7 @@ def diff(expected: InputContract, found: InputContract, ignore: Sequence[str] = 
             continue
         ours, theirs = getattr(expected, name), getattr(found, name)
         hold(name, ours, theirs, ours == theirs)
-    hold("shape", expected.nchw, found.nchw, _plain(expected.nchw) == _plain(found.nchw))
+    hold("shape", expected.nchw, found.nchw, _same_shape(expected, found))
     for name in ("mean", "scale"):
         ours, theirs = getattr(expected, name), getattr(found, name)
         fit = len(ours) == len(theirs) or 1 in (len(ours), len(theirs))
@@ -520,6 +540,15 @@ def diff(expected: InputContract, found: InputContract, ignore: Sequence[str] = 
         for name, (ours, theirs) in drift(expected.tensor, found.tensor, tuple(skipped)).items():
             hold("tensor." + name, ours, theirs, False)
     return differences
+
+
+def _same_shape(expected: InputContract, found: InputContract) -> bool:
+    """Whether two logical shapes agree: in their layouts where both are stated, else in any order of channels and rows."""
+    ours, theirs = expected.nchw, found.nchw
+    if _plain(ours) == _plain(theirs):
+        return True
+    unstated = [item for item in (expected, found) if not item.shape and item.tensor is not None and not item.tensor.layout]
+    return bool(unstated) and len(ours) == 4 and bool(_layout_of(theirs, ours, "NCHW"))
 
 
 # --- mistakes teams make -------------------------------------------------------------------------------------------------------

@@ -519,10 +519,12 @@ def _chunks(array: np.ndarray) -> Iterator[Tuple[int, np.ndarray]]:
         return
     start = 0
     pieces: Any = np.nditer(array, ["external_loop", "buffered"], order="C", buffersize=1 << 16)
-    for chunk in pieces:
-        yield start, chunk
-        start += chunk.size
-        pages.read(chunk.nbytes)
+    for piece in pieces:
+        for first in range(0, piece.size, _CHUNK):  # what needs no buffer comes in one piece, of any size
+            chunk = piece[first : first + _CHUNK]
+            yield start, chunk
+            start += chunk.size
+            pages.read(chunk.nbytes)
 
 
 def _check_finite(array: np.ndarray, path: Path) -> None:

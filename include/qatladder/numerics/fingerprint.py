@@ -32,6 +32,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 
 from qatladder.numerics.compare import first_difference, identical
+from qatladder.numerics.tensor import MappedPages
 
 CAUSES = (
     "all_zero", "byte_order", "stale", "channel_swap", "transposed", "row_stride", "shifted", "offset", "scale", "clamped",
@@ -690,12 +691,22 @@ def _cropped(expected: np.ndarray, found: np.ndarray, picked: np.ndarray, channe
     parts: List[Any] = [slice(0, size) for size in left.shape]
     first = first_difference(left, right)
     while int(np.prod([part.stop - part.start for part in parts])) > 4 * LIMIT:
-        sizes = [0 if axis + 1 == channel_axis and part.stop - part.start <= 4096 else part.stop - part.start for axis, part in enumerate(parts)]
+        sizes = [
+            0 if axis + 1 == channel_axis and part.stop - part.start <= 4096 else part.stop - part.start for axis, part in enumerate(parts)
+        ]
         axis = int(np.argmax(sizes))
         start, stop = parts[axis].start, parts[axis].stop
         middle = (start + stop) // 2
         parts[axis] = slice(middle, stop) if first is not None and first[axis] >= middle else slice(start, middle)
-    return left[tuple(parts)][None], right[tuple(parts)][None]
+    copies = []
+    for sample in (left, right):
+        pages, part = MappedPages(sample), sample[tuple(parts)]
+        copy = np.empty(part.shape, part.dtype)
+        for index in range(len(part)):
+            copy[index] = part[index]
+            pages.read(1 << 25)  # rows far apart: many more pages are mapped than are read
+        copies.append(copy[None])
+    return copies[0], copies[1]
 
 
 def _best(found: Sequence[Fingerprint]) -> Fingerprint:

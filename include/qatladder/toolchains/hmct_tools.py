@@ -214,7 +214,7 @@ def describe_hbm(models: list[dict[str, Any]], hbm: Path) -> dict[str, Any]:
     """The one model of an hbm, from the parsed `hbdk-disas --json`.
 
     Returns:
-        {"name", "march", "core_num", "hbir_crc", "versions", "inputs", "outputs"}; a feature as `qatladder.toolchains.base.Feature` has it.
+        {"name", "march", "core_num", "hbir_crc", "versions", "inputs", "outputs"}; a feature as `qatladder.numerics.tensor.TensorContract` has it.
     Raises:
         ToolchainError: several models, a march, type or stride this library does not know.
     """

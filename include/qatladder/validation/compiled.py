@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from qatladder.errors import ArtifactError, BrokenError
 from qatladder.ladder import CheckResult, Rung, RungResult
 from qatladder.ladder.checks import check_ids
+from qatladder.numerics.contract import diff, from_features
 from qatladder.numerics.judgement import judge
 from qatladder.numerics.tensor import TensorContract, pad, quantize, unpad
 from qatladder.reports.difference import difference_html
@@ -98,8 +99,11 @@ class _Work:
         for index, spec in enumerate(context.entry.inputs):
             item = described[spec.name]
             feature = feature_of(self.report.inputs, [described[item.name]["raw_name"] for item in context.entry.inputs], index)
-            if feature.source != spec.source:
-                problems.append(f"{spec.name}: the hbm reads it from {feature.source}, the entry declares {spec.source}")
+            drifted = diff(spec.contract(), from_features([feature])[0], ignore=("name", "layout", "layout_rt"))
+            if drifted:
+                values["drifted"] = True
+                values[f"{spec.name} drift"] = {field: [str(side) for side in sides] for field, sides in drifted.items()}
+                problems.append(f"{spec.name}: the contract drifted: {drift_text('entry', 'hbm', drifted)}")
             raw = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))
             if spec.source != "ddr":
                 frames = np.load(context.fetch(self.built, f"runtime/{spec.name}"))
@@ -206,6 +210,11 @@ def bit_exact(
         values,
         evidence,
     )
+
+
+def drift_text(expected: str, found: str, drifted: Mapping[str, tuple[Any, Any]]) -> str:
+    """`source: the entry states pyramid, the hbm ddr; ...`."""
+    return "; ".join(f"{field}: the {expected} states {ours}, the {found} {theirs}" for field, (ours, theirs) in drifted.items())
 
 
 def raw_names(built: RungResult) -> list[str]:

@@ -22,11 +22,11 @@ from qatladder.boards.session import BoardSession
 from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.ladder.checks import check_ids
-from qatladder.numerics.tensor import TensorContract, dequantize
+from qatladder.numerics.tensor import TensorContract, dequantize, drift
 from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
 from qatladder.validation.ask import Answer, ask, skip_all
-from qatladder.validation.compiled import bit_exact, feature_of, raw_names, restore
+from qatladder.validation.compiled import bit_exact, drift_text, feature_of, raw_names, restore
 from qatladder.validation.context import Context
 from qatladder.validation.training import judge_metric
 
@@ -160,14 +160,34 @@ class _Work:
         context.keep("dumps", _archive(context.folder / "dumps", context.folder / "dumps.tar"))
         answer = bit_exact(context, self.built, self.raw, self.features, "board", self.compiled.facts["contradiction"])
         skew = f"; {info.skew}" if info.skew else ""
+        drifted = self._drift(info)
         return Answer(
-            answer.passed,
+            answer.passed and not drifted,
             f"{answer.measured} on {self.spec.name}{skew}",
-            answer.expected,
-            answer.reason,
-            {**answer.values, "skew": info.skew},
+            answer.expected + ", and described alike by compiler and board",
+            "; ".join(text for text in (answer.reason, *drifted) if text),
+            {**answer.values, "skew": info.skew, **({"drifted": True} if drifted else {})},
             [*answer.evidence, context.products["dumps"]],
         )
+
+    def _drift(self, info: hrt.ModelInfo) -> list[str]:
+        """Where compiler and board describe one tensor differently: type, sizes, source. Of images only the source.
+
+        Strides are not held against each other: the compiler lists them in another order of axes on some marches, and padding that
+        is wrong shows in the integers.
+        """
+        texts = []
+        for side, tensors in (("inputs", info.inputs), ("outputs", info.outputs)):
+            features = {item["name"]: item for item in self.compiled.facts["compile"][side]}
+            for tensor in tensors:
+                item = features.get(tensor.name)
+                if item is None:
+                    continue
+                stated = TensorContract(item["name"], item["dtype"], tuple(item["valid_shape"]), source=item["source"])
+                apart = drift(stated, tensor.contract(), ("valid_shape",) if tensor.is_image else ())
+                if apart:
+                    texts.append(f"{tensor.name}: the contract drifted: {drift_text('compiler', 'board', apart)}")
+        return texts
 
     def _inputs(self, info: hrt.ModelInfo) -> list[list[Path]]:
         """Per sample one file per model input: the padded bytes of the hbm rung, held against what the board states."""

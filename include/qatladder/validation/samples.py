@@ -14,7 +14,7 @@ from qatladder.zoo.schema import InputSpec
 
 
 def contract_of(spec: InputSpec) -> InputContract:
-    return InputContract(spec.name, spec.type_rt, spec.type_train, spec.layout, spec.mean, spec.scale)
+    return spec.contract()
 
 
 @dataclass(frozen=True)

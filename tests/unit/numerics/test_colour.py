@@ -4,6 +4,7 @@ cut and never scaled, and the fast kernels change no byte."""
 from __future__ import annotations
 
 import math
+import multiprocessing
 import sys
 from fractions import Fraction
 
@@ -362,6 +363,16 @@ def test_the_kernels_are_really_asked(rng: np.random.Generator, monkeypatch: pyt
     monkeypatch.setattr(kernels, "nhwc", lambda *arrays: called.append(arrays))
     colour.nv12_to_intermediate(rng.integers(0, 256, (1, 6, 8)).astype(np.uint8))
     assert bool(called) == (sys.byteorder == "little")
+
+
+def test_a_forked_process_has_its_own_threads(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setenv("QATLADDER_ACCELERATE", "1")
+    frames = rng.integers(0, 256, (2, 12, 16)).astype(np.uint8)
+    expected = slow_intermediate(frames)
+    np.testing.assert_array_equal(colour.nv12_to_intermediate(frames), expected)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(colour.nv12_to_intermediate, (frames,)).get(timeout=30), expected)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,8 @@ def test_a_model_trained_on_the_plugins_yuv_is_fed_whole_numbers(rng: np.random.
     subject = InputContract("image", "nv12", "yuv444", "NCHW", (128.0,), (1 / 128,), toolchain="openexplorer")
     expected = colour.rgb2centered_yuv(pictures.transpose(0, 3, 1, 2), "full") / 128
     np.testing.assert_array_equal(subject.training_tensor_of_pictures(pictures), expected.astype(np.float32))
+    gray = replace(subject, type_rt="gray", type_train="gray")
+    np.testing.assert_array_equal(gray.training_tensor_of_pictures(pictures), expected[:, :1].astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -409,6 +411,25 @@ def test_an_entry_an_int_model_and_an_hbm_make_one_contract() -> None:
         integers = whole.quantise(values)
         np.testing.assert_array_equal(integers[0, 2], np.rint(values[0, 2] / np.float32(3)))
         np.testing.assert_array_equal(whole.unpack(whole.pack(integers), integers), integers)
+
+
+def test_a_tensor_from_ddr_keeps_the_int_models_order_of_axes() -> None:
+    """hbdk-disas lists the axes of a featuremap as the int model has them, and does not say which they are."""
+    declared = InputContract("x", "featuremap", "featuremap", "NCHW", shape=(1, 3, 5, 4), source="ddr")
+    listed = TensorContract("x", "int8", (1, 3, 5, 4), (1, 3, 5, 16), (256, 80, 16, 1), 256, "ddr", scale=(0.5,))
+    (compiled,) = from_features([listed])
+    assert diff(declared, compiled) == {}
+    whole = merge(declared, compiled)
+    assert whole.tensor is not None
+    assert whole.tensor.layout == "NCHW"
+    integers = np.arange(60).astype(np.int8).reshape(1, 3, 5, 4)
+    assert whole.pack(integers)[0, 80 + 2 * 16 + 3] == integers[0, 1, 2, 3]
+    (moved,) = from_features([replace(listed, valid_shape=(1, 5, 4, 3), stride=(320, 64, 16, 1), byte_size=320, aligned_shape=())])
+    assert diff(declared, moved) == {}
+    for subject in (merge(declared, moved), replace(declared, tensor=moved.tensor)):
+        assert subject.pack(integers)[0, 2 * 64 + 3 * 16 + 1] == integers[0, 1, 2, 3]
+    (other,) = from_features([replace(listed, valid_shape=(1, 4, 5, 3))])
+    assert diff(declared, other) == {"shape": ((1, 3, 5, 4), (1, 4, 5, 3))}
 
 
 def test_the_first_that_states_a_field_decides() -> None:

@@ -317,8 +317,15 @@ def test_another_rounding_of_the_input_fails_the_hbm_input_alone(lab: Lab) -> No
 
 
 def test_an_hbm_that_reads_its_input_elsewhere_fails_the_hbm_input(lab: Lab) -> None:
+    """The drift between entry and hbm is one finding, that between compiler and board another."""
     lab.toolchain.features = {"b_int": {"source": "pyramid"}}
-    assert only_failed(climb(), "hbm.input").reason == "b: the hbm reads it from pyramid, the entry declares ddr"
+    result = climb()
+    assert not_passed(result) == {"hbm.input": "failed", "board.runtime": "failed"}
+    check = check_of(result, "hbm.input")
+    assert check.reason == "b: the contract drifted: source: the entry states ddr, the hbm pyramid"
+    assert check.values["b drift"] == {"source": ["ddr", "pyramid"]}
+    assert check.cause.startswith("two tools describe the same tensor differently")
+    assert check_of(result, "board.runtime").reason == "b_int: the contract drifted: source: the compiler states pyramid, the board ddr"
 
 
 def test_an_hbm_that_wants_another_input_size_fails_the_hbm_input(lab: Lab) -> None:

@@ -7,6 +7,10 @@ be C-contiguous: rows of unknown stride take twice the time.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -15,13 +19,41 @@ _LOW, _EVEN = np.uint32(0xFFFF), np.uint32(0x00FF00FF)
 _8, _16, _24 = np.uint32(8), np.uint32(16), np.uint32(24)
 _CENTRE = np.uint32(0x80808080)
 
+_threads = ThreadPoolExecutor(1)
+"""The second thread. It stays: starting one for each call costs more than it gains (0.43 ms, one thread 0.32 ms, this 0.24 ms a frame of
+1920x1080)."""
+
+
+def _after_fork() -> None:
+    global _threads
+    _threads = ThreadPoolExecutor(1)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def nhwc(frames: np.ndarray, out: np.ndarray) -> None:
+    """frames uint32 [N, H * 3 / 2, W / 4], out uint32 [N, H, 3 * W / 4]."""
+    _in_halves(_nhwc, frames, out, out.shape[1])
+
+
+def nchw(frames: np.ndarray, out: np.ndarray) -> None:
+    """frames uint32 [N, H * 3 / 2, W / 4], out uint32 [N, 3, H, W / 4]."""
+    _in_halves(_nchw, frames, out, out.shape[2])
+
+
+def _in_halves(kernel: Any, frames: np.ndarray, out: np.ndarray, height: int) -> None:
+    lower = _threads.submit(kernel, frames, out, height // 2, height)
+    kernel(frames, out, 0, height // 2)
+    lower.result()
+
 
 @numba.njit(nogil=True, cache=True)
-def nhwc(frames, out):  # type: ignore[no-untyped-def]
-    """frames uint32 [N, H * 3 / 2, W / 4], out uint32 [N, H, 3 * W / 4]."""
+def _nhwc(frames, out, first, last):  # type: ignore[no-untyped-def]
+    """Rows first to last: frames uint32 [N, H * 3 / 2, W / 4], out uint32 [N, H, 3 * W / 4]."""
     height = out.shape[1]
     for n in range(frames.shape[0]):
-        for row in range(height):
+        for row in range(first, last):
             ys, cs, target = frames[n, row], frames[n, height + (row >> 1)], out[n, row]
             for i in range(ys.size):
                 y, c = ys[i] ^ _CENTRE, cs[i] ^ _CENTRE  # y3 y2 y1 y0, v1 u1 v0 u0
@@ -32,11 +64,11 @@ def nhwc(frames, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def nchw(frames, out):  # type: ignore[no-untyped-def]
-    """frames uint32 [N, H * 3 / 2, W / 4], out uint32 [N, 3, H, W / 4]."""
+def _nchw(frames, out, first, last):  # type: ignore[no-untyped-def]
+    """Rows first to last: frames uint32 [N, H * 3 / 2, W / 4], out uint32 [N, 3, H, W / 4]."""
     height = out.shape[2]
     for n in range(frames.shape[0]):
-        for row in range(height):
+        for row in range(first, last):
             ys, cs = frames[n, row], frames[n, height + (row >> 1)]
             luma, us, vs = out[n, 0, row], out[n, 1, row], out[n, 2, row]
             for i in range(ys.size):
