@@ -6,28 +6,15 @@ input costs more than what everybody does with a frame anyway.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import pytest
+from tests.bench.timing import best
 
 from qatladder.numerics.colour import nv12_to_intermediate, nv12_to_yuv444
 from qatladder.numerics.contract import InputContract
 
 SIZES = ((1, 1080, 1920), (1, 2160, 3840), (8, 720, 1280), (64, 224, 224))
 """(N, H, W): small frames come in batches, as kernels are not loaded for less than 4 MB."""
-
-
-def best(function: Callable[[], object], repeats: int = 50) -> float:
-    """Seconds of the fastest of several calls, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])

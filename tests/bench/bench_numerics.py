@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.bench.timing import best
 
 from qatladder.numerics.compare import BOUNDS, compare, identical
 
@@ -17,17 +16,6 @@ SIZES = (16, 64, 256)
 """MB per tensor."""
 
 POOL = ThreadPoolExecutor(2)
-
-
-def best(function: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of the fastest of several calls, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def read(array: np.ndarray) -> int:

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.bench.timing import best
 
 from qatladder.numerics.text import parse_numbers
-
-
-def best(function: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of several calls, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def text(form: str, count: int) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qatladder.errors import BrokenError, QATLadderError, RunnerError
+from qatladder.numerics.compare import compare
 from qatladder.numerics.contract import GRAY_LEVEL_SHARE, InputContract, explain_difference
 from qatladder.runner.client import run_job
 from qatladder.zoo.load import Zoo
@@ -145,7 +146,7 @@ def _input(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str
 def _preprocessing(spec: InputSpec, pictures: np.ndarray, trained: np.ndarray) -> Iterator[str]:
     """The question of the check int.input: does the entry declare what the training code does?"""
     contract = spec.contract()
-    gap = float(np.abs(contract.training_tensor_of_pictures(pictures) - trained).max())
+    gap = compare(trained, contract.training_tensor_of_pictures(pictures), spec.name, profile=False).max_abs
     if gap <= contract.tolerance:
         return
     mark = explain_difference(contract, pictures, trained, contract.tolerance)

@@ -322,8 +322,8 @@ def test_an_hbm_that_reads_its_input_elsewhere_fails_the_hbm_input(lab: Lab) -> 
     result = climb()
     assert not_passed(result) == {"hbm.input": "failed", "board.runtime": "failed"}
     check = check_of(result, "hbm.input")
-    assert check.reason == "b: the contract drifted: source: the entry states ddr, the hbm pyramid"
-    assert check.values["b drift"] == {"source": ["ddr", "pyramid"]}
+    assert check.reason.startswith("b: the contract drifted: source: the entry states ddr, the hbm pyramid")
+    assert check.values["b drift"]["source"] == ["ddr", "pyramid"]
     assert check.cause.startswith("two tools describe the same tensor differently")
     assert check_of(result, "board.runtime").reason == "b_int: the contract drifted: source: the compiler states pyramid, the board ddr"
 

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from types import ModuleType
 from typing import Optional
 
 WORTH_BYTES = 4 << 20
 """Below this numpy is done before numba is imported (0.3 s) and its kernels are loaded from their cache."""
+
+WORTH_BYTES_LOADED = 1 << 16
+"""The same once the kernels are there."""
 
 
 def load(name: str, nbytes: int) -> Optional[ModuleType]:
@@ -27,9 +31,10 @@ def load(name: str, nbytes: int) -> Optional[ModuleType]:
         nbytes: size of the data the kernels would work on.
     """
     wish = os.environ.get("QATLADDER_ACCELERATE", "")
-    if wish == "0" or (wish != "1" and nbytes < WORTH_BYTES):
+    worth = WORTH_BYTES_LOADED if __name__ + "." + name in sys.modules else WORTH_BYTES
+    if wish == "0" or (wish != "1" and nbytes < worth):
         return None
     try:
         return importlib.import_module(__name__ + "." + name)
-    except ImportError:
+    except (ImportError, RuntimeError):  # not installed; or no folder where numba may keep what it compiled
         return None
