@@ -139,15 +139,15 @@ def _readings(expected: np.ndarray, found: np.ndarray, channel_axis: Optional[in
         yield expected[None], found[None], 1
         return
     if ndim >= 4:
-        yield expected, found, _channels(expected.shape)
+        yield expected, found, guess_channel_axis(expected.shape)
         return
     if ndim >= 2 and not (ndim == 3 and expected.shape[0] in (1, 3, 4)):
-        yield expected, found, _channels(expected.shape)
-    yield expected[None], found[None], _channels((1, *expected.shape))
+        yield expected, found, guess_channel_axis(expected.shape)
+    yield expected[None], found[None], guess_channel_axis((1, *expected.shape))
 
 
-def _channels(shape: Sequence[int]) -> int:
-    """Where the channels probably are: beside two equal axes of a picture; else the shorter of the first and last axis."""
+def guess_channel_axis(shape: Sequence[int]) -> int:
+    """Where the channels of [samples, ...] probably are: beside two equal axes of a picture; else the shorter of the first and last axis."""
     if len(shape) <= 2:
         return len(shape) - 1
     if len(shape) >= 4 and shape[-1] == shape[-2] != shape[1]:

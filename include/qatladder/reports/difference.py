@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qatladder.numerics.compare import AxisProfile, Comparison
+from qatladder.numerics.fingerprint import guess_channel_axis
 from qatladder.numerics.judgement import Judgement
 from qatladder.reports.report import template
 
@@ -76,21 +77,20 @@ def _statistics(found: Comparison) -> dict[str, Any]:
 
 def _maps(comparison: Comparison, expected: Array, found: Array, channel_axis: int | None) -> tuple[list[dict[str, Any]], str]:
     """Pictures of |found - expected| of the sample with most mismatches, its worst channels first."""
+    sampled = expected.ndim >= 2 and not (expected.ndim == 3 and expected.shape[0] in (1, 3, 4))
     left, right, sample = expected, found, ""
-    if expected.ndim >= 2 and not (expected.ndim == 3 and expected.shape[0] in (1, 3, 4)):
+    if sampled:
         index = int(np.argmax(comparison.profile[0].mismatches)) if 0 in comparison.profile else 0
         left, right, sample = expected[index], found[index], f"sample {index}" if len(expected) > 1 else ""
-        if channel_axis is not None:
-            channel_axis -= 1
     difference = np.abs(np.asarray(right, dtype=np.float64) - np.asarray(left, dtype=np.float64))
-    difference = difference.reshape([size for size in difference.shape if size != 1] or [1])
-    if difference.ndim >= 3:
-        axis = channel_axis if channel_axis is not None and channel_axis < difference.ndim else int(np.argmin(difference.shape))
-        planes = np.moveaxis(difference, axis, 0)
+    if sum(size > 1 for size in difference.shape) >= 3:
+        axis = channel_axis if channel_axis is not None and sampled else guess_channel_axis((1, *difference.shape))
+        planes = np.moveaxis(difference, axis - 1, 0)
         planes = planes.reshape(len(planes), planes.shape[1], -1)
         labels = [f"channel {index}" for index in range(len(planes))]
     else:
-        planes, labels = difference.reshape(1, *((1, *difference.shape)[-2:])), ["all elements"]
+        planes = difference.reshape([size for size in difference.shape if size > 1] or [1])
+        planes, labels = planes.reshape(1, *(1, *planes.shape)[-2:]), ["all elements"]
     top = float(difference.max()) or 1.0
     order = np.argsort([-np.count_nonzero(plane) for plane in planes], kind="stable")[:MAX_MAPS]
     return [

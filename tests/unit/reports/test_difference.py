@@ -43,6 +43,17 @@ def test_the_map_shows_the_wrong_elements_and_no_others(rng: np.random.Generator
     assert "4 of 7200 integers differ, first at [1, 2, 5, 7]" in html
 
 
+@pytest.mark.parametrize("shape", [(2, 15, 12, 12), (2, 12, 12, 15), (3, 12, 20), (1, 12, 20, 3)])
+def test_maps_are_of_channels_whatever_the_layout(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    a = rng.integers(-100, 100, shape).astype(np.int8)
+    b = a.copy()
+    axis = {15: shape.index(15) if 15 in shape else 0, 3: shape.index(3) if 3 in shape else 0}[15 if 15 in shape else 3]
+    np.moveaxis(b, axis, 0)[2][...] ^= 1
+    html = page(a, b)
+    assert html.count("data:image/png") == 1
+    assert "channel 2, 12 x " in html
+
+
 def test_one_wrong_element_of_a_huge_plane_stays_visible() -> None:
     a = np.zeros((1, 1, 1500, 2500), np.int8)
     b = a.copy()
