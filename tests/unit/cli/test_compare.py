@@ -105,6 +105,11 @@ def test_with_the_scale_known_few_digits_tell_integers_apart(compare: Any, tmp_p
     assert compare(file, tmp_path / "b.txt").code == 2
     ran = compare(file, tmp_path / "b.txt", "--contract", tmp_path / "c.json", "--json")
     assert (ran.code, ran.json["bit_exact"]) == (0, True)
+    whole = a.copy()
+    a[0, 2, 2, 2] += np.float32(1e-6)  # below the digits, but then it is no multiple of the scale: nothing the text can stand for
+    near = compare(save(tmp_path / "near.npy", a), tmp_path / "b.txt", "--contract", tmp_path / "c.json", "--json")
+    assert (near.code, near.json["bit_exact"]) == (1, False)
+    a = whole
     a[0, 1, 1, 1] += np.float32(0.0125)
     np.savetxt(tmp_path / "b.txt", a.reshape(-1, 6), fmt="%.5f")
     assert compare(file, tmp_path / "b.txt", "--contract", tmp_path / "c.json").code == 1
