@@ -1,4 +1,4 @@
-"""QATLadder in Airflow's UI: the report as a tab of a DAG run, and as a link on every task of the ladder.
+"""QATLadder in Airflow's UI: the report as a tab of a DAG run and as a link on every task of the ladder, and the page "Boards".
 
 Routes of a plugin carry no authentication by themselves. Every route here asks for a user who may read the DAG's runs.
 """
@@ -12,8 +12,10 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
-from fastapi import Depends, FastAPI
-from fastapi.responses import HTMLResponse, Response
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from qatladder.errors import QATLadderError
 
 OUR_DAGS = frozenset({"nightly_sweep", "validate_model"})
 
@@ -75,6 +77,40 @@ def evidence(folder: str, name: str) -> Response:
     return Response(data, media_type=SHOWN.get(suffix, "application/octet-stream"), headers=HEADERS)
 
 
+@app.exception_handler(QATLadderError)
+def unavailable(_request: Request, error: Exception) -> Response:
+    """The fleet file is wrong, or the object store is away: what our errors say is for people."""
+    return Response(str(error), status_code=503, media_type="text/plain", headers=HEADERS)
+
+
+_may_see_boards = Depends(requires_access_dag("GET", DagAccessEntity.RUN, "board_health"))
+
+
+@app.get("/boards", response_class=HTMLResponse, dependencies=[_may_see_boards])
+def boards() -> HTMLResponse:
+    """The page "Boards": what is known of every board of the fleet."""
+    from datetime import UTC, datetime
+
+    from qatladder.reports.fleet import fleet_html
+
+    return HTMLResponse(fleet_html(_fleet(), datetime.now(UTC)), headers=HEADERS)
+
+
+@app.get("/fleet.json", dependencies=[_may_see_boards])
+def fleet_data() -> JSONResponse:
+    """The same as data."""
+    return JSONResponse(_fleet(), headers=HEADERS)
+
+
+def _fleet() -> list[dict[str, Any]]:
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.fleet import fleet_status
+
+    settings = load_settings()
+    return fleet_status(settings, open_store(settings))
+
+
 class ReportLink(BaseOperatorLink):
     """The button "Report" on every task of our DAGs."""
 
@@ -91,5 +127,6 @@ class QATLadderPlugin(AirflowPlugin):
     fastapi_apps = [{"app": app, "url_prefix": "/qatladder", "name": "QATLadder"}]  # noqa: RUF012
     external_views = [  # noqa: RUF012
         {"name": "Report", "href": "/qatladder/report/{DAG_ID}/{RUN_ID}", "destination": "dag_run", "url_route": "report"},
+        {"name": "Boards", "href": "/qatladder/boards", "destination": "nav", "url_route": "boards"},
     ]
     global_operator_extra_links = [ReportLink()]  # noqa: RUF012

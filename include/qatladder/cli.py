@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from qatladder.ladder import LadderResult, Verdict
 
 if TYPE_CHECKING:
     from qatladder.boards.fleet import BoardSpec
+    from qatladder.validation.fleet import Checked
 
 BROKEN = 2
 USAGE = 3
@@ -48,9 +50,12 @@ def zoo_app() -> None:
     """Look at the zoo and check its entries."""
 
 
-@app.group("board")
-def board_app() -> None:
+@app.group("fleet")
+def fleet_app() -> None:
     """Look after the boards of the fleet."""
+
+
+app.add_command(fleet_app, "board")
 
 
 @app.command()
@@ -257,59 +262,149 @@ def zoo_schema() -> None:
     print(json.dumps(json_schema(), indent=1))
 
 
-@board_app.command("list")
+@fleet_app.command("list")
 @json_option
-def board_list(as_json: bool) -> None:
-    """The boards of the fleet."""
+def fleet_list(as_json: bool) -> None:
+    """The boards of the fleet, and which of them are in quarantine."""
     from qatladder.boards.fleet import load_fleet
+    from qatladder.evidence import open_store
+    from qatladder.reports.fleet import state_line
     from qatladder.settings import load_settings
+    from qatladder.validation.fleet import board_state
 
-    boards = load_fleet(load_settings().fleet).boards
+    settings = load_settings()
+    fleet, store = load_fleet(settings.fleet), open_store(settings)
+    states = {spec.name: board_state(store, spec.name, fleet.quarantine_after) for spec in fleet.boards}
     if as_json:
-        print(json.dumps([board.model_dump(mode="json") for board in boards], indent=1))
+        print(json.dumps([{**spec.model_dump(mode="json"), "state": states[spec.name].to_json()} for spec in fleet.boards], indent=1))
         return
-    for board in boards:
-        host, port = board.address
-        print(f"{board.name:<16} {board.march:<12} {host}:{port}{'  virtual' if board.virtual else ''}")
+    for spec in fleet.boards:
+        host, port = spec.address
+        where = f"{host}:{port}{'  virtual' if spec.virtual else ''}"
+        print(f"{spec.name:<16} {spec.march:<12} {where:<32} {state_line(states[spec.name])}")
 
 
-@board_app.command("check")
+@fleet_app.command("check")
 @click.argument("names", nargs=-1)
 @json_option
-def board_check(names: Sequence[str], as_json: bool) -> None:
-    """Ask boards whether they are fit: reachable, right tool, space, load, clock. Exit code 2 when one is not."""
+def fleet_check(names: Sequence[str], as_json: bool) -> None:
+    """Look at boards and run the golden model on them; a quarantined one that passes is back. Exit code 2 when one is not fit."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.fleet import check_board
+
+    settings = load_settings()
+    fleet = load_fleet(settings.fleet)
+    store = open_store(settings)
+    specs = [fleet.board(name) for name in names] or fleet.boards
+    _show_checked([check_board(spec, settings, store, _to_console) for spec in specs], as_json)
+
+
+@fleet_app.command("quarantine")
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, for everybody who wonders where the board went.")
+def fleet_quarantine(name: str, reason: str) -> None:
+    """Take a board out of service until it is given back with `return`."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.fleet import quarantine
+
+    settings = load_settings()
+    spec = load_fleet(settings.fleet).board(name)
+    quarantine(open_store(settings), spec, reason)
+    print(f"{name}: in quarantine: {reason}")
+
+
+@fleet_app.command("return")
+@click.argument("name")
+@json_option
+def fleet_return(name: str, as_json: bool) -> None:
+    """Give a board back: it is in service again when its golden model passes. Exit code 2 when it does not."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.fleet import give_back
+
+    settings = load_settings()
+    spec = load_fleet(settings.fleet).board(name)
+    _show_checked([give_back(spec, settings, open_store(settings), _to_console)], as_json)
+
+
+@fleet_app.command("power-cycle")
+@click.argument("name")
+def fleet_power_cycle(name: str) -> None:
+    """Switch a board's power off and on, with the command the fleet names for it."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.fleet import power_cycle
+
+    settings = load_settings()
+    spec = load_fleet(settings.fleet).board(name)
+    power_cycle(spec, open_store(settings), _to_console)
+    print(f"{name}: power-cycled; `qatladder fleet check {name}` when it is up")
+
+
+@fleet_app.command("golden")
+@click.argument("marches", nargs=-1)
+@click.option("--rebuild", is_flag=True, help="Build them again, though they are there.")
+def fleet_golden(marches: Sequence[str], rebuild: bool) -> None:
+    """Build the golden models, of every march of the fleet by default. Exit code 3 when one cannot be."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.errors import ArtifactError, ToolchainError
+    from qatladder.settings import load_settings
+    from qatladder.toolchains.hmct import Hmct
+    from qatladder.validation.golden import golden_of
+
+    settings = load_settings()
+    fleet = load_fleet(settings.fleet)
+    missing = False
+    for march in marches or dict.fromkeys(spec.march for spec in fleet.boards):
+        try:
+            found = golden_of(march, fleet, settings, Hmct(settings), lambda line: None, rebuild)
+            print(f"{march}: {found.model.parent}, {len(found.inputs)} samples, hbm {found.sha256[:12]}")
+        except (ToolchainError, ArtifactError) as error:
+            missing = True
+            print(f"{march}: not available: {error}")
+    sys.exit(USAGE if missing else 0)
+
+
+@fleet_app.command("sync")
+@click.option("--check", is_flag=True, help="Only say what would be done.")
+def fleet_sync(check: bool) -> None:
+    """Make Airflow's pools follow the fleet, and look at the connections its boards name.
+
+    Exit code 1: --check found something to do; 3: a connection is missing or wrong.
+    """
+    command = [sys.executable, "-m", "qatladder.airflow.fleet", "sync", *(["--check"] if check else [])]
+    sys.exit(subprocess.run(command, check=False).returncode)
+
+
+def _to_console(line: str) -> None:
+    console.print(line, markup=False, highlight=False)
+
+
+def _show_checked(found: Sequence[Checked], as_json: bool) -> None:
+    """What checks of boards found, then exit: 0 when every one is fit and in service, 2 otherwise."""
     from dataclasses import asdict
 
-    from qatladder.boards.device import Board
-    from qatladder.boards.fleet import load_fleet
-    from qatladder.settings import load_settings
-    from qatladder.validation.onboard import unfit
+    from qatladder.reports.fleet import health_log, state_line
 
-    fleet = load_fleet(load_settings().fleet)
-    answers: dict[str, Any] = {}
-    for spec in [fleet.board(name) for name in names] or fleet.boards:
-        try:
-            with Board(spec) as board:
-                health = board.health()
-            answers[spec.name] = {"problems": unfit(health, spec.march), **asdict(health)}
-        except BrokenError as error:
-            answers[spec.name] = {"problems": [str(error)], "kind": error.kind}
     if as_json:
-        print(json.dumps(answers, indent=1))
+        print(json.dumps({item.name: {**asdict(item), "state": item.state.to_json()} for item in found}, indent=1))
     else:
-        for name, answer in answers.items():
-            print(f"{name}: {'fit' if not answer['problems'] else 'not fit'}")
-            for key, value in answer.items():
-                if key != "problems":
-                    print(f"  {key}: {value}")
-            for problem in answer["problems"]:
-                print("  " + problem.replace("\n", "\n  "))
-    sys.exit(2 if any(answer["problems"] for answer in answers.values()) else 0)
+        for item in found:
+            print(f"{item.name}: {'fit' if item.outcome == 'fit' else f'not fit ({item.outcome})'}; {state_line(item.state)}")
+            for line in [*item.why.splitlines(), *(health_log(item.health) if item.health else [])]:
+                print(f"  {line}")
+    sys.exit(0 if all(item.outcome == "fit" and item.state.ready for item in found) else BROKEN)
 
 
-@board_app.command("start")
+@fleet_app.command("start")
 @click.argument("names", nargs=-1)
-def board_start(names: Sequence[str]) -> None:
+def fleet_start(names: Sequence[str]) -> None:
     """Start virtual boards in the background."""
     from qatladder.boards.virtual import control
     from qatladder.settings import load_settings
@@ -319,9 +414,9 @@ def board_start(names: Sequence[str]) -> None:
         print(f"{board.name}: listening on {board.host}:{control.start_background(board, settings)}")
 
 
-@board_app.command("stop")
+@fleet_app.command("stop")
 @click.argument("names", nargs=-1)
-def board_stop(names: Sequence[str]) -> None:
+def fleet_stop(names: Sequence[str]) -> None:
     """Stop virtual boards."""
     from qatladder.boards.virtual import control
     from qatladder.settings import load_settings

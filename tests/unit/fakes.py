@@ -222,7 +222,7 @@ class Bench:
     file: Callable[[int, bytes], bytes | None] = lambda sample, data: data
     asked: list[str] = field(default_factory=list)
 
-    def board(self, spec: BoardSpec, session: object) -> FakeBoard:
+    def board(self, spec: BoardSpec, session: object, **options: Any) -> FakeBoard:
         return FakeBoard(spec, self)
 
 
@@ -232,6 +232,8 @@ class FakeBoard(Board):
     def __init__(self, spec: BoardSpec, bench: Bench) -> None:
         self.spec = spec
         self.bench = bench
+        self.log = print
+        self._answered = []
 
     def close(self) -> None:
         self.bench.asked.append("close")
@@ -253,7 +255,9 @@ class FakeBoard(Board):
         name = of.name if self.bench.named else ""
         return TensorInfo(index, name, of.source, of.valid_shape, of.aligned_shape, of.byte_size, kind, "NHWC", "NONE", of.stride)
 
-    def _infer_batch(self, model: Path, batch: Sequence[Sequence[Path]], first: int, out_dir: Path, *_: Any) -> None:
+    def _infer_batch(  # type: ignore[override]
+        self, model: Path, info: ModelInfo, batch: Sequence[Sequence[Path]], first: int, total: int, out_dir: Path, *_: Any
+    ) -> list[list[Path]]:
         self.bench.asked.append("infer")
         compiled = json.loads(model.read_text())
         for sample, files in enumerate(batch, first):
@@ -268,6 +272,7 @@ class FakeBoard(Board):
             data = self.bench.file(sample, pad(array, of.stride, of.byte_size))
             if data is not None:
                 (out_dir / str(sample) / "model_infer_output_0.bin").write_bytes(data)
+        return [self._dumps(out_dir / str(sample), info) for sample in range(first, first + len(batch))]
 
     def perf(self, model: Path, frame_count: int = 200, thread_num: int = 1, core_id: int = 0, timeout: float = 600.0) -> Perf:
         self.bench.asked.append("perf")

@@ -4,6 +4,7 @@
     flow.py         the graph: plan -> one mapped ladder group per board -> summary -> alert
     tasks.py        what each task does
     states.py       a rung's answer as an Airflow task state
+    fleet.py        pools and connections follow the fleet; what a health task does
     ssh.py          boards through Airflow's SSH connections, host keys always checked
     notifier.py     who is told, and when
     environment.py  Airflow's settings and the command of every service, natively and in containers

@@ -16,6 +16,7 @@ from typing import Any
 from airflow.sdk import Context, get_current_context, task, task_group
 
 from qatladder.airflow import tasks
+from qatladder.airflow.board import BoardRung
 from qatladder.airflow.names import NO_BOARD, RUNGS, board_names, group_of, pool_of
 from qatladder.airflow.notifier import LadderNotifier
 from qatladder.airflow.tasks import Ladder
@@ -28,6 +29,7 @@ RETRIES: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 
 LABEL = "{{ task.op_kwargs['ladder']['label'] }}"
 TIMEOUT = timedelta(hours=6)
+BOARD: dict[str, Any] = {"map_index_template": "{{ task.ladder['label'] }}", "execution_timeout": TIMEOUT, **RETRIES}
 
 
 def ladder_group(group_id: str, board: str | None = None) -> Any:
@@ -45,12 +47,11 @@ def ladder_group(group_id: str, board: str | None = None) -> Any:
     def climb_ladder(ladder: Ladder) -> None:
         below: Any = None
         for rung in RUNGS:
-            here = _rung.override(
-                task_id=rung,
-                queue=QUEUES[rung],
-                pool=pool_of(board) if board and rung == "board" else "default_pool",
-                trigger_rule="all_done" if below else "all_success",
-            )(ladder=ladder, rung=rung)
+            common: dict[str, Any] = {"task_id": rung, "queue": QUEUES[rung], "trigger_rule": "all_done" if below else "all_success"}
+            if rung == "board":
+                here: Any = BoardRung(ladder=ladder, pool=pool_of(board) if board else "default_pool", **common, **BOARD)
+            else:
+                here = _rung.override(**common)(ladder=ladder, rung=rung)
             if below:
                 below >> here
             below = here

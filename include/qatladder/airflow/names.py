@@ -47,12 +47,18 @@ def zoo_names(settings: Settings | None = None) -> ZooNames:
 
 def board_names(settings: Settings | None = None) -> tuple[str, ...]:
     """Names of the fleet's boards, in fleet order."""
+    return tuple(board_slots(settings))
+
+
+def board_slots(settings: Settings | None = None) -> dict[str, int]:
+    """How many ladders each board takes at once, in fleet order: slots of its pool."""
     boards = _read((settings or load_settings()).fleet).get("boards") or ()
-    return _unique(board.get("name") for board in boards if isinstance(board, dict))
+    slots = {str(board["name"]): board.get("slots", 1) for board in boards if isinstance(board, dict) and board.get("name") is not None}
+    return {name: count if isinstance(count, int) and count > 0 else 1 for name, count in slots.items()}
 
 
 def pool_of(board: str) -> str:
-    """The Airflow pool, of one slot, that serialises the work on a board."""
+    """The Airflow pool that holds back the work on a board: one slot unless the fleet states another number."""
     return f"board_{board}"
 
 

@@ -17,11 +17,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from qatladder.airflow.names import board_names, pool_of
+from qatladder.airflow.fleet import sync_pools
+from qatladder.airflow.names import board_slots
 from qatladder.errors import BrokenError
 from qatladder.settings import Settings, load_settings
 
-OUR_DAGS = ("nightly_sweep", "validate_model")
+OUR_DAGS = ("nightly_sweep", "validate_model", "board_health")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,26 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--abandon-runs", action="store_true", help="mark unfinished runs failed")
     options = parser.parse_args(arguments)
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True)
-    make_pools(board_names())
+    for row in sync_pools(board_slots()):
+        if row.status != "ok":
+            print(f"{row.what}: {row.status}; {row.why}")
     make_bucket(load_settings())
     set_password(os.environ)
     if options.abandon_runs:
         for run in abandon_runs():
             print(f"{run}: was interrupted; marked failed")
     return 0
-
-
-def make_pools(boards: tuple[str, ...]) -> None:
-    """One pool of one slot per board. A pool that exists keeps its slots: 0 slots takes a board out of service."""
-    from airflow.models.pool import Pool
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        for board in boards:
-            if Pool.get_pool(pool_of(board), session=session) is None:
-                Pool.create_or_update_pool(
-                    pool_of(board), 1, f"board {board}: one ladder at a time", include_deferred=True, session=session
-                )
 
 
 def make_bucket(settings: Settings) -> None:

@@ -43,14 +43,13 @@ from qatladder.airflow.environment import (
     native_environment,
     password_file,
 )
-from qatladder.airflow.names import RUNGS, board_names, run_key, zoo_names
+from qatladder.airflow.names import RUNGS, board_slots, run_key, zoo_names
 from qatladder.airflow.processes import Processes
 from qatladder.errors import BrokenError, ConfigError, QATLadderError
 from qatladder.settings import Settings, load_settings
 
 SWEEP = "nightly_sweep"
-NATIVE = ("api-server", "dag-processor", "scheduler")
-"""No triggerer: no task of ours defers, and it would cost 100 MB and a second."""
+NATIVE = ("api-server", "dag-processor", "scheduler", "triggerer")
 
 START_LIMIT = 180.0
 """Seconds until the services must answer; measured: 8 to 15 on two cores."""
@@ -185,7 +184,7 @@ def idle_virtual_boards(settings: Settings) -> list[str]:
 def prepare(home: Path, environment: dict[str, str], abandon: bool) -> None:
     """Run `qatladder.airflow.prepare` unless the database is already as this version and this fleet need it."""
     stamp = home / "prepared.json"
-    wanted = json.dumps({"airflow": importlib.metadata.version("apache-airflow-core"), "boards": board_names()})
+    wanted = json.dumps({"airflow": importlib.metadata.version("apache-airflow-core"), "boards": board_slots()})
     ready = stamp.exists() and stamp.read_text() == wanted and (home / "airflow.db").exists()
     if ready and not abandon:
         return

@@ -23,21 +23,23 @@ def connect(board: BoardSpec) -> paramiko.SSHClient:
 
     Raises:
         BrokenError: the Airflow connection switches host-key checking off or cannot be used as it is (`connection`); the
-            board cannot be reached (`unreachable`), shows an unknown or another host key (`host_key`), refuses the login (`auth`).
+            board cannot be reached (`unreachable`), shows an unknown or another host key (`host_key`), refuses the login (`auth`); its jump host
+            cannot be used (`jump_host`).
     """
     import paramiko
     from airflow.providers.ssh.hooks.ssh import SSHHook
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+    from qatladder.boards.jump import open_jump
     from qatladder.boards.session import connect as connect_as_the_fleet_says
 
     where = {"board": board.name, "connection": board.conn_id}
     if not board.conn_id:
-        return connect_as_the_fleet_says(board)
+        return connect_as_the_fleet_says(board, gate=connect)
     try:
         hook = SSHHook(ssh_conn_id=board.conn_id, conn_retry_attempts=1)
     except AirflowNotFoundException:
-        return connect_as_the_fleet_says(board)
+        return connect_as_the_fleet_says(board, gate=connect)
     except (ValueError, AirflowException, paramiko.SSHException) as error:
         raise BrokenError(
             "the Airflow connection of the board is wrong",
@@ -55,6 +57,8 @@ def connect(board: BoardSpec) -> paramiko.SSHClient:
             next_step="remove that extra, and put the board's public key into the extra `host_key` (see `ssh-keyscan`)",
             **where,
         )
+    if tunnel := open_jump(board, connect, (hook.remote_host, hook.port or 22)):
+        hook.host_proxy = tunnel  # type: ignore[assignment]  # paramiko takes it for a socket as well as the proxy command it stands for
     try:
         client = hook.get_conn()
     except paramiko.AuthenticationException as error:

@@ -51,28 +51,14 @@ def plan_ladders(params: Mapping[str, Any], slots: Sequence[str]) -> dict[str, l
     return planned
 
 
-def elsewhere(ladder: Ladder, attempt: int) -> Ladder:
-    """The ladder with the board of its n-th attempt: the planned one first, then the others that can run it, in turn.
-
-    The pool stays that of the first board; two ladders on one board are kept apart by the lock on the board itself.
-    """
-    from qatladder.boards.fleet import load_fleet
-    from qatladder.errors import ConfigError
-
-    if attempt == 1 or not ladder["board"]:
-        return ladder
-    try:
-        able = [board.name for board in load_fleet().boards_for(ladder["march"], ladder["boards"])]
-        return {**ladder, "board": able[(able.index(ladder["board"]) + attempt - 1) % len(able)]}
-    except (ConfigError, ValueError):  # the fleet changed meanwhile; the board rung says how
-        return ladder
-
-
-def climb(ladder: Ladder, rung: str, context: Mapping[str, Any]) -> None:
+def climb(ladder: Ladder, rung: str, context: Mapping[str, Any], patience: float | None = None) -> None:
     """Run one rung of one ladder, log its checks in groups, and leave its answer as the task's state.
 
+    Args:
+        patience: seconds a job on a board is waited for; None waits for its end.
     Raises:
         AirflowFailException, AirflowException, AirflowSkipException: see `qatladder.airflow.states`.
+        StillRunning: a job on a board takes longer.
     """
     from airflow.sdk.exceptions import AirflowSkipException
 
@@ -83,12 +69,10 @@ def climb(ladder: Ladder, rung: str, context: Mapping[str, Any]) -> None:
 
     if rung not in ladder["rungs"]:
         raise AirflowSkipException(f"this run was not asked for the rung {rung}")
-    if rung == "board":
-        ladder = elsewhere(ladder, context["ti"].try_number)
     say(f"::group::{rung} of {ladder['label']}: what ran")
     try:
         with airflow_errors():
-            result = run_rung(ladder, rung, run_key_of(context), say, connect=connect)
+            result = run_rung(ladder, rung, run_key_of(context), say, connect=connect, patience=patience)
     finally:
         say("::endgroup::")
     for check in result.checks:

@@ -6,19 +6,35 @@ A real board and the virtual one are asked with the same command lines; only the
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
 import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from qatladder.boards import hrt
 from qatladder.boards.fleet import BoardSpec
+from qatladder.boards.jobs import Job, StillRunning
 from qatladder.boards.session import BoardSession, Completed, connect
+from qatladder.boards.taxonomy import TAXONOMY
+from qatladder.boards.transfer import Files, sha256_of
 from qatladder.errors import ArtifactError, BrokenError
+
+ONBOARD = Path(__file__).with_name("onboard")
+"""What is sent to the board and runs there."""
+
+SMALL_DUMPS = 16 << 20
+"""Dumps of a batch that fit on any board that is fit for service (bytes)."""
 
 BATCH_BYTES = 256 << 20
 """Inputs and dumps of one batch of samples: what a board's storage holds at a time."""
@@ -35,7 +51,8 @@ class Health:
 
     Attributes:
         tool: where hrt_model_exec is.
-        versions: version strings by what they belong to; `tool` is the first line of `hrt_model_exec --version`.
+        versions: version strings by what they belong to: `tool` is the first line of `hrt_model_exec --version`; `kernel` and `system`;
+            `libdnn`, `libhbrt_bayes_e_aarch64` ... as the libraries' file names say; drivers and packages by their own names.
         march: BPU march, when the tool names it.
         disk_free_mb: free space of the workdir's file system (10**6 bytes).
         memory_free_mb: memory available to new processes (10**6 bytes).
@@ -43,6 +60,9 @@ class Health:
         clock_skew_s: the board's clock minus ours, to about a second.
         bpu_ratio: load of each BPU core in percent.
         bpu_users: lines of /sys/devices/system/bpu/bpu*/users, one per process on the BPU.
+        temperatures: °C by sensor.
+        frequencies: MHz, (now, most), by CPU policy and bus device. Below the most is no throttling by itself: idle clocks go down.
+        throttled: what the kernel slows down now because it is hot (its cooling devices that are at work, fans aside).
     """
 
     tool: str
@@ -54,6 +74,9 @@ class Health:
     clock_skew_s: float
     bpu_ratio: tuple[int, ...] | None
     bpu_users: tuple[str, ...] | None
+    temperatures: dict[str, float] = field(default_factory=dict)
+    frequencies: dict[str, tuple[float, float]] = field(default_factory=dict)
+    throttled: tuple[str, ...] = ()
 
     @property
     def bpu_idle(self) -> bool | None:
@@ -69,6 +92,25 @@ echo "disk: $(df -Pk "$1" | tail -n 1)"
 echo "memory: $(grep MemAvailable /proc/meminfo)"
 echo "uptime: $(cat /proc/uptime)"
 echo "clock: $(date +%s)"
+{
+  echo "version: kernel $(uname -r)"
+  test -r /etc/version && echo "version: system $(head -n 1 /etc/version)"
+  for file in /sys/module/*bpu*/version; do test -r "$file" && echo "version: $(basename "$(dirname "$file")") $(cat "$file")"; done
+  for file in /usr/lib/lib*.so /usr/lib/hbbpu/lib*.so /usr/lib/*/lib*.so /usr/hobot/lib/lib*.so; do
+    case "$file" in */libdnn.so | */libhbrt*.so | */libhbucp*.so) echo "library: $(readlink -f "$file")" ;; esac
+  done
+  dpkg-query -W -f 'version: ${Package} ${Version}\\n' 'hobot-*dnn*' 'hobot-*bpu*'
+  for zone in /sys/class/thermal/thermal_zone*; do test -r "$zone/temp" && echo "milli: $(cat "$zone/temp") $(cat "$zone/type")"; done
+  for file in /sys/class/hwmon/hwmon*/temp*_input; do
+    test -r "$file" && echo "milli: $(cat "$file") $(cat "$(dirname "$file")/name") $(basename "$file" _input)"
+  done
+  command -v hrut_somstatus > /dev/null && hrut_somstatus -n 1 | sed -n 's/^ *\\t*\\(.*\\) *: *\\([0-9.]*\\) *(C).*/celsius: \\2 \\1/p'
+  for cooler in /sys/class/thermal/cooling_device*; do echo "cooler: $(cat "$cooler/cur_state") $(cat "$cooler/type")"; done
+  for policy in /sys/devices/system/cpu/cpufreq/policy*; do
+    echo "khz: $(cat "$policy/scaling_cur_freq") $(cat "$policy/cpuinfo_max_freq") $(basename "$policy")"
+  done
+  for device in /sys/class/devfreq/*; do echo "hz: $(cat "$device/cur_freq") $(cat "$device/max_freq") $(basename "$device")"; done
+} 2> /dev/null
 echo "tool: $(command -v "$2")"
 test -r /sys/devices/system/bpu/ratio && echo "ratio: $(cat /sys/devices/system/bpu/ratio | tr '\\n' ' ')"
 for users in /sys/devices/system/bpu/bpu*/users; do
@@ -79,29 +121,35 @@ done
 "$2" --version
 """
 
-# Runs the tool once per line of `samples` in a fresh folder each: a dump found there can only be of this inference.
-# -6000006 (cannot open file) is seen now and then right after an upload and is worth another try; nothing else is.
-_LOOP = """#!/bin/sh
-# loop.sh FIRST COMMAND...  (in the job folder)
-i=$1
-shift
-while read -r inputs; do
-  for attempt in 1 2 3; do
-    rm -rf "out/$i"
-    mkdir -p "out/$i" && cd "out/$i" || exit 71
-    "$@" "--input_file=$inputs" > console.txt 2>&1 < /dev/null
-    code=$?
-    cd ../.. || exit 71
-    grep -q -e -6000006 "out/$i/console.txt" || break
-    sleep 1
-  done
-  echo "$code" > "out/$i/code"
-  rm -f "out/$i"/model_infer_input_*
-  echo "done $i $code"
-  test "$code" -eq 0 || exit 70
-  i=$((i + 1))
-done < samples
-"""
+_THROTTLES = re.compile(r"cpu|devfreq|bpu|processor|gpu|ddr", re.IGNORECASE)
+
+
+def _installed(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Versions of kernel, drivers, packages and runtime libraries, from `_HEALTH`."""
+    found = {name: version for key, value in pairs if key == "version" for name, _, version in [value.partition(" ")] if version}
+    for key, value in pairs:
+        match = re.search(r"([^/]+)\.so\.(\d[\w.]*)$", value) if key == "library" else None
+        if match:
+            found[match.group(1)] = match.group(2)
+    return found
+
+
+def _sensors(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Temperatures, frequencies and throttling, from `_HEALTH`; a sensor that cannot be read is left out."""
+    temperatures: dict[str, float] = {}
+    frequencies: dict[str, tuple[float, float]] = {}
+    throttled = []
+    for key, value in pairs:
+        if match := re.fullmatch(r"(-?[\d.]+) (\S.*)", value):
+            number, name = float(match.group(1)), match.group(2).strip()
+            if key in ("milli", "celsius"):
+                temperatures[name] = number / 1000 if key == "milli" else number
+            elif key == "cooler" and number > 0 and _THROTTLES.search(name):
+                throttled.append(name)
+            elif key in ("khz", "hz") and (rest := re.fullmatch(r"(\d+) (\S+)", name)):
+                unit = 1e3 if key == "khz" else 1e6
+                frequencies[rest.group(2)] = (number / unit, int(rest.group(1)) / unit)
+    return {"temperatures": temperatures, "frequencies": frequencies, "throttled": tuple(throttled)}
 
 
 class Board:
@@ -111,21 +159,61 @@ class Board:
         spec: which board.
         session: a session that is already there (Airflow's connection); by default one with the fleet's key.
         lock_timeout: seconds to wait for others to let go of the board.
+        run: who asks, for example run, ladder and rung. The same question of the same asker is one job: asked again, after a
+            crash or from another worker, it is found and not repeated. Empty: every question is new.
+        patience: seconds after which a job that goes on raises `StillRunning`; None waits for its end.
+        log: receives lines about what is done.
+    Attributes:
+        inference_ms: time inside inference so far, as the board states it; the rest of a board's time is lost to everything else.
     """
 
-    def __init__(self, spec: BoardSpec, session: BoardSession | None = None, lock_timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        spec: BoardSpec,
+        session: BoardSession | None = None,
+        lock_timeout: float = 600.0,
+        run: str = "",
+        patience: float | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
         self.spec = spec
         self.session = session or BoardSession(functools.partial(connect, spec), spec.name, spec.workdir)
+        self.files = Files(self.session)
         self.lock_timeout = lock_timeout
+        self.run = run
+        self.patience = patience
+        self.log = log or (lambda _line: None)
+        self.inference_ms = 0.0
+        self._answered: list[Job] = []
 
     def __enter__(self) -> Board:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, StillRunning):
+            self.forget()
         self.close()
 
     def close(self) -> None:
         self.session.close()
+
+    @property
+    def _mark(self) -> str:
+        """What the names of all jobs of this asker begin with."""
+        return hashlib.sha256((self.run or uuid.uuid4().hex).encode()).hexdigest()[:12]
+
+    def at_work(self) -> bool:
+        """Whether the board has a job of this asker: we come back to it."""
+        pattern = f"{self._mark}-*"
+        argv = ["find", str(self.session.workdir / "jobs"), "-mindepth", "1", "-maxdepth", "1", "-name", pattern]
+        return bool(self.run) and bool(self.session.run(argv).stdout.strip())
+
+    def forget(self) -> None:
+        """Remove the jobs that were kept so that a caller who comes back after `StillRunning` does not ask them again."""
+        jobs, self._answered = self._answered, []
+        for job in jobs:
+            with suppress(BrokenError):
+                job.remove()
 
     def health(self) -> Health:
         """Look at the board without touching the BPU.
@@ -140,12 +228,12 @@ class Board:
         values = dict(pairs)
         if not values.get("tool"):
             raise self._tool_missing(done)
-        rest = done.stdout[done.stdout.index("tool: ") :].splitlines()[1:]
+        rest = re.split(r"(?m)^tool: .*\n", done.stdout, maxsplit=1)[-1].splitlines()
         version = [line for line in rest if not re.match(r"(ratio|bpu|user):", line)]
-        if not done or not version or hrt.trouble(done.console):
+        if not done or not version or hrt.trouble("\n".join([*rest, done.stderr])):
             raise self._failed("--version", done)
         try:
-            found = {**hrt.versions(done.stdout), "tool": version[0].strip()}
+            found = {**_installed(pairs), **hrt.versions("\n".join(rest)), "tool": version[0].strip()}
             march = found.pop("march", "") or (re.findall(r"march ([\w-]+)", version[0]) or [""])[0]
             users = tuple(value for key, value in pairs if key == "user" and re.search(r"\d", value))
             return Health(
@@ -158,6 +246,7 @@ class Board:
                 clock_skew_s=int(values["clock"]) - local,
                 bpu_ratio=tuple(int(item) for item in re.findall(r"\d+", values["ratio"])) if "ratio" in values else None,
                 bpu_users=users if "bpu" in values else None,
+                **({} if self.spec.virtual else _sensors(pairs)),  # a virtual board's sensors would be this machine's
             )
         except (KeyError, IndexError, ValueError) as error:
             raise self._broken(f"the board's health cannot be read ({error})", "console", done.console) from error
@@ -171,8 +260,9 @@ class Board:
             BrokenError: kind `tool_missing`, `tool_failed`, `console`, or that of the session.
             ArtifactError: no such model in the file, or several and none named.
         """
-        with self.session.job() as job:
-            done = self._tool(hrt.model_info_argv(self.spec.tool, self._place(job, model)), job, 120.0)
+        with self._job("model_info", model) as job:
+            job.prepare(self.files, {_model_name(model): model})
+            done = self._tool(hrt.model_info_argv(self.spec.tool, _model_name(model)), job, 120.0)
         try:
             models = hrt.parse_model_info(done.console)
         except BrokenError as error:
@@ -196,26 +286,38 @@ class Board:
         progress: Progress | None = None,
         info: hrt.ModelInfo | None = None,
         timeout_per_sample: float = 60.0,
+        stream: bool = True,
     ) -> list[list[Path]]:
         """Run samples on the board and bring their raw output dumps home.
 
-        Few round trips: per batch one archive up, one loop on the board, one archive down. Each inference runs in a fresh,
-        empty folder. The board's lock is held for a batch at a time.
+        Few round trips: per batch one archive up (unless the board has it), one job, one archive down. The first sample of a
+        batch goes through hrt_model_exec. The others go through the board's Python bindings, where there are some and where
+        they gave the first sample the very integers of hrt_model_exec; else each through hrt_model_exec in a fresh, empty
+        folder. The job holds the board's lock, and it goes on when we are cut off.
 
         Args:
             model: `.hbm` or `.bin`.
             inputs: per sample one raw file per model input, in the model's order and of exactly the size the board states.
-            out_dir: local folder; dumps go to `<out_dir>/<sample>/`, beside the sample's `console.txt`.
+            out_dir: local folder; dumps go to `<out_dir>/<sample>/`, beside the sample's `console.txt` where it has one.
             progress: called after every sample.
             info: the model's `model_info`, to save asking again.
+            stream: False keeps to hrt_model_exec.
         Returns:
             Per sample its output dumps in output order; read them with `hrt.read_dump(path, info.outputs[i])`.
         Raises:
-            BrokenError: kinds `tool_missing`, `tool_failed`, `console`, `dump_missing`, `dump_truncated`, `dump_size`, or that
-                of the session; in no case are results returned.
+            StillRunning: see `patience`; asking again goes on where it was.
+            BrokenError: of the tool, of a dump, or of the session; in no case are results returned.
             ArtifactError: a sample has not one file per model input.
         """
         info = info or self.model_info(model)
+        if info.gaps:
+            raise self._broken(
+                f"the board does not state all a dump needs: {', '.join(info.gaps)}",
+                "console",
+                "",
+                TAXONOMY["console"].help,
+                model=info.name,
+            )
         for index, files in enumerate(inputs):
             if len(files) != len(info.inputs):
                 raise ArtifactError(
@@ -227,9 +329,17 @@ class Board:
                 )
         out_dir.mkdir(parents=True, exist_ok=True)
         results: list[list[Path]] = []
-        for first, batch in _batches(inputs, sum(item.byte_size or 0 for item in info.outputs)):
-            self._infer_batch(model, batch, first, out_dir, progress, len(inputs), timeout_per_sample)
-            results += [self._dumps(out_dir / str(first + offset), info) for offset in range(len(batch))]
+        output_bytes = sum(item.byte_size or 0 for item in info.outputs)
+        for first, batch in _batches(inputs, output_bytes):
+            batch_results = self._infer_batch(
+                model, info, batch, first, len(inputs), out_dir, progress, timeout_per_sample, output_bytes, stream
+            )
+            if batch_results is None:
+                stream = False
+                batch_results = self._infer_batch(
+                    model, info, batch, first, len(inputs), out_dir, progress, timeout_per_sample, output_bytes, stream
+                )
+            results += batch_results or []
         return results
 
     def perf(self, model: Path, frame_count: int = 200, thread_num: int = 1, core_id: int = 0, timeout: float = 600.0) -> hrt.Perf:
@@ -242,61 +352,244 @@ class Board:
         Raises:
             BrokenError: as `model_info`.
         """
-        with self.session.job() as job:
-            argv = hrt.perf_argv(self.spec.tool, self._place(job, model), frame_count, thread_num, core_id)
-            with self.session.lock(self.lock_timeout):
-                done = self._tool(argv, job, timeout)
+        argv = hrt.perf_argv(self.spec.tool, _model_name(model), frame_count, thread_num, core_id, self.spec.dialect)
+        lines: list[str] = []
+        with self._job("perf", uuid.uuid4().hex) as job:  # a measurement is never taken from an earlier one
+            job.prepare(self.files, {_model_name(model): model})
+            job.start(argv, timeout, self.lock_timeout)
+            done = job.follow(lines.append, timeout + self.lock_timeout + 30.0)
+        done = self._judged(Completed(tuple(argv), done.exit_code, "\n".join(lines) + "\n", "", done.seconds))
         try:
             return hrt.parse_perf(done.console)
         except BrokenError as error:
             raise self._named(error) from error
 
-    # --- inside ---
+    def run_program(
+        self,
+        files: Mapping[str, Path],
+        argv: Sequence[str],
+        out_dir: Path,
+        timeout: float = 600.0,
+        log: Callable[[str], None] | None = None,
+    ) -> Path:
+        """Run a program of the user's on the board and bring home what it wrote.
 
-    def _place(self, job: PurePosixPath, model: Path) -> str:
-        """Link the model into the job folder. It is called `model.hbm` or `model.bin` there, whatever its own name is."""
-        name = "model.bin" if model.suffix == ".bin" else "model.hbm"
-        self.session.link({job / name: self.session.cache([model])[model]})
-        return name
-
-    def _tool(self, argv: list[str], job: PurePosixPath, timeout: float) -> Completed:
-        done = self.session.run(argv, timeout, job)
-        if done.exit_code in (126, 127):
-            raise self._tool_missing(done)
-        if not done or hrt.trouble(done.console):
-            raise self._failed(argv[1], done)
-        return done
-
-    def _infer_batch(
-        self, model: Path, batch: Sequence[Sequence[Path]], first: int, out_dir: Path, progress: Progress | None, total: int, seconds: float
-    ) -> None:
-        with self.session.job() as job, tempfile.TemporaryDirectory(prefix="qatladder-") as scratch:
-            argv = hrt.infer_argv(self.spec.tool, f"../../{self._place(job, model)}", None, self.spec.dialect)
-            packed, answer = Path(scratch) / "job.tar", Path(scratch) / "out.tar"
-            _pack(packed, batch)
-            self.session.put(packed, job / "job.tar")
-            done = self.session.run(["tar", "-xf", "job.tar"], 120.0, job)
-            if not done:
-                raise self._broken(
-                    "the board cannot unpack the samples", "disk_full" if "No space" in done.console else "remote_file", done.console
-                )
+        Args:
+            files: local files by the name the program finds them under, relative to its working directory; a name that ends in
+                `.sh` or has no dot, and the command itself, are made executable.
+            argv: command line; the program writes below `out/`, which exists and is empty.
+            out_dir: local folder, which must not exist or be empty.
+            timeout: seconds.
+            log: receives its output line by line; by default the board's log.
+        Returns:
+            `out_dir`, with what was below `out/`.
+        Raises:
+            StillRunning: see `patience`.
+            BrokenError: kind `program_failed` with the end of its output, or that of the session.
+        """
+        digests = {name: sha256_of(path) for name, path in sorted(files.items())}
+        lines: list[str] = []
+        with self._job("program", json.dumps([digests, list(argv)])) as job, tempfile.TemporaryDirectory(prefix="qatladder-") as scratch:
+            packed = Path(scratch) / "program.tar"
+            (Path(scratch) / "keep").touch()
+            members = {name: (path, _executable(name, argv)) for name, path in files.items()}
+            _pack(packed, {**members, "out/.keep": (Path(scratch) / "keep", False)})
+            job.prepare(self.files, {"program.tar": packed}, ["program.tar"])
+            job.start(argv, timeout, self.lock_timeout)
 
             def on_line(line: str) -> None:
-                match = re.match(r"done (\d+) 0$", line)
-                if progress and match:
-                    progress(int(match.group(1)) + 1, total)
+                lines.append(line)
+                (log or self.log)(f"{self.spec.name}: {line}")
 
-            with self.session.lock(self.lock_timeout):
-                loop = self.session.run(["sh", "loop.sh", str(first), *argv], 60.0 + seconds * len(batch), job, on_line)
-            packing = self.session.run(["tar", "-cf", "out.tar", "out"], 300.0, job)
-            if packing:
-                self.session.get(job / "out.tar", answer)
-                _unpack(answer, out_dir)
-            self._check_batch(loop, first, len(batch), out_dir)
-            if not packing:
+            done = job.follow(on_line, timeout + self.lock_timeout + 30.0, self.patience)
+            if not done:
                 raise self._broken(
-                    "the board cannot pack the dumps", "disk_full" if "No space" in packing.console else "remote_file", packing.console
+                    f"the on-board program ended with exit code {done.exit_code}",
+                    "program_failed",
+                    "\n".join(lines),
+                    "run the same command on the board by hand",
+                    command=" ".join(argv),
                 )
+            self._fetch_out(job, out_dir, Path(scratch))
+        (out_dir / ".keep").unlink(missing_ok=True)
+        return out_dir
+
+    def fetch_folder(self, remote: str, out_dir: Path, newer_than: float | None = None, max_bytes: int = 1 << 30) -> Path:
+        """Bring a folder of the board home: the dumps that a program of the user's left there.
+
+        Args:
+            remote: absolute path.
+            newer_than: seconds since the epoch; a folder with a file older than that is refused.
+            max_bytes: a folder larger than that is refused.
+        Returns:
+            `out_dir`, with the files of the folder.
+        Raises:
+            BrokenError: kinds `remote_file`, `dump_stale`, `dump_size`, or that of the session.
+        """
+        script = (
+            'cd -- "$1" || exit 66; find . -type f | wc -l; du -sk . | cut -f1; '
+            'find . -type f -exec stat -c "%Y %n" {} + | sort -n | head -n 1'
+        )
+        done = self.session.persist(lambda: self.session.run(["sh", "-c", script, "sh", remote]))
+        said = done.stdout.splitlines()
+        if not done or len(said) < 2 or not said[0].strip().isdecimal():
+            raise self._broken("the folder of dumps cannot be read", "remote_file", done.console, "let the program run first", file=remote)
+        if int(said[0]) == 0:
+            raise self._broken("the folder of dumps is empty", "dump_missing", done.console, "let the program run first", file=remote)
+        if int(said[1]) * 1024 > max_bytes:
+            raise self._broken(
+                "the folder of dumps is too large",
+                "dump_size",
+                "",
+                "keep only the dumps of one run in it",
+                file=remote,
+                expected=f"at most {max_bytes / 1e6:.0f} MB",
+                found=f"{int(said[1]) * 1024 / 1e6:.0f} MB",
+            )
+        when, _, name = said[2].partition(" ")
+        if newer_than is not None and int(when) < newer_than:
+            raise self._broken(
+                "a dump is older than it may be",
+                "dump_stale",
+                "",
+                "let the program run again with today's model",
+                file=f"{remote}/{name.removeprefix('./')}",
+                expected=f"newer than {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(newer_than))} UTC",
+                found=f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(int(when)))} UTC by the board's clock",
+            )
+        with self._job("fetch", uuid.uuid4().hex) as job, tempfile.TemporaryDirectory(prefix="qatladder-") as scratch:
+            job.prepare(self.files, {})
+            self.files.reserve(int(said[1]) * 1024)
+            self._shell(job, 'ln -s -- "$1" out', "the board cannot reach the folder of dumps", 60.0, remote)
+            self._fetch_out(job, out_dir, Path(scratch), "out/.")
+        return out_dir
+
+    # --- inside ---
+
+    @contextmanager
+    def _job(self, what: str, *about: object) -> Iterator[Job]:
+        """A job that is gone from the board afterwards, unless it is still needed: it goes on, or we were cut off from it."""
+        key = json.dumps([self.run or uuid.uuid4().hex, what, *(sha256_of(item) if isinstance(item, Path) else item for item in about)])
+        job = Job(self.session, f"{self._mark}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
+        try:
+            yield job
+        except StillRunning:
+            raise
+        except BaseException as error:
+            if not (isinstance(error, BrokenError) and error.kind in ("connection_lost", "unreachable")):
+                with suppress(BrokenError):
+                    job.cancel()
+                    job.remove()
+            raise
+        if self.patience is not None and self.run:
+            self._answered.append(job)
+            return
+        with suppress(BrokenError):
+            job.remove()
+
+    def _tool(self, argv: list[str], job: Job, timeout: float) -> Completed:
+        return self._judged(self.session.persist(lambda: self.session.run(argv, timeout, job.folder)))
+
+    def _judged(self, done: Completed) -> Completed:
+        if done.exit_code in (126, 127):
+            raise self._tool_missing(done)
+        if hrt.failure(done.console, done.exit_code):
+            raise self._failed(done.argv[1], done)
+        return done
+
+    def _shell(self, job: Job, script: str, message: str, timeout: float, *arguments: str) -> None:
+        done = self.session.persist(lambda: self.session.run(["sh", "-c", script, "sh", *arguments], timeout, job.folder))
+        if not done:
+            raise self.files.refused(message, done.console, done.exit_code)
+
+    def _fetch_out(self, job: Job, out_dir: Path, scratch: Path, what: str = "out") -> None:
+        self._shell(job, 'tar -cf out.tar "$1"', "the board cannot pack what was written", 600.0, what)
+        self.files.get(job.folder / "out.tar", scratch / "out.tar")
+        _unpack(scratch / "out.tar", out_dir)
+
+    def _infer_batch(
+        self,
+        model: Path,
+        info: hrt.ModelInfo,
+        batch: Sequence[Sequence[Path]],
+        first: int,
+        total: int,
+        out_dir: Path,
+        progress: Progress | None,
+        seconds: float,
+        output_bytes: int,
+        stream: bool,
+    ) -> list[list[Path]] | None:
+        """The dumps of a batch; None when the bindings gave other integers than the tool."""
+        with tempfile.TemporaryDirectory(prefix="qatladder-") as scratch:
+            packed = Path(scratch) / "batch.tar"
+            _pack_batch(packed, batch, info)
+            tool = hrt.infer_argv(self.spec.tool, f"../../{_model_name(model)}", None, self.spec.dialect)
+            argv = ["sh", "loop.sh", str(first), "python3" if stream and _streamable(info) else "none", *tool]
+            with self._job("infer", model, packed, argv) as job:
+                loop = self._run_batch(job, model, packed, argv, seconds * len(batch), output_bytes * len(batch), total, progress)
+                self._fetch_out(job, out_dir, Path(scratch))
+        count = len(batch)
+        folder = out_dir / str(first)
+        streamed = json.loads((out_dir / "stream.json").read_text()) if (out_dir / "stream.json").is_file() else None
+        (out_dir / "stream.json").unlink(missing_ok=True)
+        self._check_batch(loop, first, 1 if streamed else count, out_dir)
+        results = [self._dumps(folder, info)]
+        if streamed is None:
+            return results + [self._dumps(out_dir / str(first + offset), info) for offset in range(1, count)]
+        apart = _apart(streamed["outputs"], folder, results[0], info)
+        if apart:
+            self.log(f"{self.spec.name}: {streamed['binding']} is not used, for it differs from hrt_model_exec: {apart}")
+            return None
+        self.log(f"{self.spec.name}: {count} samples through {streamed['binding']}, which repeats hrt_model_exec on the first one")
+        for path in folder.glob("stream_*.raw"):
+            path.unlink()
+        return results + [self._as_dumps(out_dir / str(first + offset), results[0], info) for offset in range(1, count)]
+
+    def _run_batch(
+        self, job: Job, model: Path, packed: Path, argv: Sequence[str], seconds: float, size: int, total: int, progress: Progress | None
+    ) -> Completed:
+        placed = {_model_name(model): model, "batch.tar": packed, **{name: ONBOARD / name for name in ("loop.sh", "stream.py")}}
+        job.prepare(self.files, placed, ["batch.tar"])
+        if size > SMALL_DUMPS:  # as files, packed, and packed and compressed
+            self.files.reserve(3 * size)
+        job.start(argv, 60.0 + seconds, self.lock_timeout)
+        said: list[str] = []
+
+        def on_line(line: str) -> None:
+            match = re.match(r"done (\d+) 0$", line)
+            if match and progress:
+                progress(int(match.group(1)) + 1, total)
+            elif spent := re.match(r"Infer time: ([\d.]+) ms$", line):
+                self.inference_ms += float(spent.group(1))
+            elif not match:
+                self.log(f"{self.spec.name}: {line}")
+            said.append(line)
+
+        done = job.follow(on_line, 60.0 + seconds + self.lock_timeout + 30.0, self.patience)
+        return Completed(done.argv, done.exit_code, "\n".join(said), "", done.seconds)
+
+    def _as_dumps(self, folder: Path, like: Sequence[Path], info: hrt.ModelInfo) -> list[Path]:
+        """What the bindings gave for a sample, in the padded form and under the names of the tool's dumps."""
+        paths = []
+        for index, tensor in enumerate(info.outputs):
+            raw, contract = folder / f"stream_{index}.raw", tensor.contract()
+            array = np.fromfile(raw, tensor.dtype) if raw.is_file() else np.zeros(0, tensor.dtype)
+            if array.size != contract.valid_count:
+                raise self._broken(
+                    "the bindings gave an output of another size",
+                    "dump_truncated" if array.size < contract.valid_count else "dump_size",
+                    "",
+                    "",
+                    sample=folder.name,
+                    tensor=tensor.name or tensor.index,
+                    expected=f"{contract.valid_count} elements",
+                    found=f"{array.size}",
+                )
+            paths.append(folder / like[index].name)
+            paths[-1].write_bytes(contract.pad(array.reshape(tensor.valid_shape)))
+            raw.unlink()
+        return paths
 
     def _check_batch(self, loop: Completed, first: int, count: int, out_dir: Path) -> None:
         for sample in range(first, first + count):
@@ -335,14 +628,12 @@ class Board:
         return BrokenError(message, next_step, kind, console, board=self.spec.name, **where, said=hrt.tail(console))
 
     def _failed(self, command: str, done: Completed, **where: object) -> BrokenError:
-        said = hrt.trouble(done.console)
+        failure = hrt.failure(done.console, done.exit_code)
+        kind, line = (failure.kind, failure.line) if failure else ("tool_failed", f"exit code {done.exit_code}")
+        if done.exit_code > 128:  # of a shell: the signal that ended it
+            kind, line = ("killed" if done.exit_code in (137, 143) else kind), f"ended by signal {done.exit_code - 128}; {line}"
         return self._broken(
-            f"hrt_model_exec {command} failed" + (f": {said[0]}" if said else f" (exit code {done.exit_code})"),
-            "tool_failed",
-            done.console,
-            "look at the console; try the same command on the board by hand",
-            exit_code=done.exit_code,
-            **where,
+            f"hrt_model_exec {command} failed: {line}", kind, done.console, TAXONOMY[kind].help, exit_code=done.exit_code, **where
         )
 
     def _tool_missing(self, done: Completed) -> BrokenError:
@@ -368,26 +659,74 @@ def _batches(inputs: Sequence[Sequence[Path]], output_bytes: int) -> list[tuple[
     return [*batches, (first, inputs[first:])] if inputs else []
 
 
-def _pack(archive: Path, batch: Sequence[Sequence[Path]]) -> None:
-    """The samples under names of our own, the list of them, and the loop."""
+def _model_name(model: Path) -> str:
+    """A model is called `model.hbm` or `model.bin` on the board, whatever its own name is."""
+    return "model.bin" if model.suffix == ".bin" else "model.hbm"
+
+
+def _executable(name: str, argv: Sequence[str]) -> bool:
+    return name.endswith(".sh") or "." not in PurePosixPath(name).name or argv[0] in (name, f"./{name}")
+
+
+def _streamable(info: hrt.ModelInfo) -> bool:
+    """Whether all is known that turns a padded file into the valid array a binding takes, and back."""
+    return all(
+        (item.is_image and item.byte_size) or (item.dtype is not None and (item.stride or item.aligned_shape)) for item in info.inputs
+    ) and all(item.dtype is not None for item in info.outputs)
+
+
+def _apart(described: Sequence[Mapping[str, Any]], folder: Path, dumps: Sequence[Path], info: hrt.ModelInfo) -> str:
+    """How the bindings' answer to a sample differs from the tool's dumps of it; empty when not in a single bit."""
+    if len(described) != len(info.outputs):
+        return f"{len(described)} outputs instead of {len(info.outputs)}"
+    for index, (stated, tensor) in enumerate(zip(described, info.outputs, strict=True)):
+        expected = hrt.read_dump(dumps[index], tensor)
+        if stated["dtype"] != expected.dtype.name or [n for n in stated["shape"] if n != 1] != [n for n in expected.shape if n != 1]:
+            return f"{tensor.name or index} is {stated['dtype']}{stated['shape']} instead of {expected.dtype.name}{list(expected.shape)}"
+        raw = folder / f"stream_{index}.raw"
+        if not raw.is_file() or raw.read_bytes() != expected.tobytes():
+            return f"{tensor.name or index} has other elements"
+    return ""
+
+
+def _pack(archive: Path, members: Mapping[str, tuple[Path, bool]]) -> None:
+    """Files under names of our own (executable or not) as a reproducible archive: the same content is the same bytes."""
+    with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, (path, executable) in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = path.stat().st_size, 0o755 if executable else 0o644
+            with path.open("rb") as stream:
+                tar.addfile(entry, stream)
+
+
+def _pack_batch(archive: Path, batch: Sequence[Sequence[Path]], info: hrt.ModelInfo) -> None:
+    """The samples, the list of them, and what the bindings need to know of the inputs."""
     folder = archive.parent
-    lines = []
-    with tarfile.open(archive, "w") as tar:
-        for index, files in enumerate(batch):
-            names = [f"in/{index}_{position}.bin" for position in range(len(files))]
-            for path, name in zip(files, names, strict=True):
-                tar.add(path.resolve(), name)
-            lines.append(",".join(f"../../{name}" for name in names) + "\n")
-        for name, text in (("samples", "".join(lines)), ("loop.sh", _LOOP)):
-            (folder / name).write_text(text)
-            tar.add(folder / name, name)
+    members, lines = {}, []
+    for index, files in enumerate(batch):
+        names = [f"in/{index}_{position}.bin" for position in range(len(files))]
+        members.update({name: (path, False) for name, path in zip(names, files, strict=True)})
+        lines.append(",".join(f"../../{name}" for name in names) + "\n")
+    described = [
+        {"image": item.is_image, "dtype": item.dtype.name if item.dtype else "uint8", "shape": item.valid_shape, "bytes": item.byte_size}
+        | ({} if item.is_image else {"stride": item.contract().strides, "bytes": item.contract().padded_bytes})
+        for item in info.inputs
+        if item.is_image or item.dtype is not None
+    ]
+    for name, text in (("samples", "".join(lines)), ("inputs.json", json.dumps(described))):
+        (folder / name).write_text(text)
+        members[name] = (folder / name, False)
+    _pack(archive, members)
 
 
 def _unpack(archive: Path, out_dir: Path) -> None:
-    """`out/<sample>/...` of the archive to `<out_dir>/<sample>/...`, replacing what an earlier run left there."""
+    """What is below `out` in the archive to `out_dir`, replacing what an earlier run left there."""
+    out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=out_dir) as scratch:
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-        for folder in (Path(scratch) / "out").iterdir():
-            shutil.rmtree(out_dir / folder.name, ignore_errors=True)
-            folder.rename(out_dir / folder.name)
+        for item in (Path(scratch) / "out").iterdir():
+            target = out_dir / item.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            item.rename(target)

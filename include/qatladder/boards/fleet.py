@@ -11,6 +11,7 @@ The fleet is one YAML file, `include/zoo/fleet.yaml` by default:
         key_file: $QATLADDER_HOME/keys/bench
         known_hosts: $QATLADDER_HOME/keys/known_hosts
         tags: [lab]
+    quarantine_after: 3
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from qatladder.errors import ConfigError
 from qatladder.settings import load_settings
@@ -32,39 +33,62 @@ ABSOLUTE = re.compile(r"^/[\w./-]+$")
 BoardPath = Annotated[str, Field(pattern=ABSOLUTE.pattern)]
 
 
-class BoardSpec(Strict):
-    """One board of the fleet: a resource, not a connection.
+def _expand(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    path = Path(value.replace("$QATLADDER_HOME", str(load_settings().home))).expanduser()
+    if "$" in str(path):
+        raise ValueError(f"only $QATLADDER_HOME is expanded, found {value!r}")
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path or start with $QATLADDER_HOME, found {value!r}")
+    return path
 
-    `$QATLADDER_HOME` at the start of `key_file` and `known_hosts` is the product's data folder.
-    """
+
+HomePath = Annotated[Path, BeforeValidator(_expand)]
+"""An absolute path on this side; `$QATLADDER_HOME` at its start is the product's data folder."""
+
+
+class Jump(Strict):
+    """The host behind which a board is. Its host key is checked like a board's."""
+
+    host: str = Field("", description="Empty when conn_id says it.")
+    port: int = Field(22, ge=1, le=65535)
+    user: str = Field("root", min_length=1)
+    key_file: HomePath | None = Field(None, description="Private key; the only way to log in.")
+    known_hosts: HomePath | None = Field(None, description="OpenSSH known_hosts file that holds the jump host's key.")
+    conn_id: str | None = Field(None, description="Airflow connection that says all of this instead.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Jump:
+        if not self.conn_id and not (self.host and self.key_file and self.known_hosts):
+            raise ValueError("a jump host needs host, key_file and known_hosts, or a conn_id that names an Airflow connection")
+        return self
+
+
+class BoardSpec(Strict):
+    """One board of the fleet: a resource, not a connection. Secrets are in key files and Airflow's connections, never here."""
 
     name: Name
     march: March = Field(description="What its BPU executes; a model of another march is never sent to it.")
-    dialect: Literal["x5", "j5"] = Field("x5", description="Flavour of hrt_model_exec; see qatladder.boards.hrt.DIALECTS.")
+    dialect: Literal["x3", "j5", "x5", "j6", "s100"] = Field("x5", description="Flavour of hrt_model_exec; see qatladder.boards.dialects.")
     host: str = Field(min_length=1)
     port: int = Field(22, ge=0, le=65535, description="0 is for a virtual board only: the port its running server wrote down.")
     user: str = Field("root", min_length=1)
-    key_file: Path | None = Field(None, description="Private key; the only way to log in.")
-    known_hosts: Path | None = Field(None, description="OpenSSH known_hosts file that holds the board's host key.")
+    key_file: HomePath | None = Field(None, description="Private key; the only way to log in.")
+    known_hosts: HomePath | None = Field(None, description="OpenSSH known_hosts file that holds the board's host key.")
     conn_id: str | None = Field(
         None, description="Airflow connection that overrides host, port, user and key (resolved by the Airflow layer)."
     )
     workdir: BoardPath = Field("/userdata/qatladder", description="Folder on the board for the transfer cache and job folders.")
     tool: str = Field("hrt_model_exec", pattern=r"^[\w./-]+$", description="hrt_model_exec, or its absolute path on the board.")
+    jump: Jump | None = Field(None, description="Host to go through.")
+    cores: int = Field(1, ge=1, le=8, description="BPU cores of the chip.")
+    slots: int = Field(1, ge=1, le=8, description="Ladders on it at once: slots of its Airflow pool. The BPU itself is always used by one.")
+    power_cycle: tuple[str, ...] = Field(
+        (), description="Command and arguments that switch the board's power off and on. Runs on this side, without a shell."
+    )
     tags: tuple[str, ...] = ()
     virtual: bool = Field(False, description="Served by qatladder.boards.virtual over the vendor's simulator.")
-
-    @field_validator("key_file", "known_hosts", mode="before")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        path = Path(value.replace("$QATLADDER_HOME", str(load_settings().home))).expanduser()
-        if "$" in str(path):
-            raise ValueError(f"only $QATLADDER_HOME is expanded, found {value!r}")
-        if not path.is_absolute():
-            raise ValueError(f"must be an absolute path or start with $QATLADDER_HOME, found {value!r}")
-        return path
 
     @model_validator(mode="after")
     def _consistent(self) -> BoardSpec:
@@ -74,6 +98,8 @@ class BoardSpec(Strict):
             raise ValueError("port 0 is for a virtual board only")
         if not self.virtual and not self.conn_id and not (self.key_file and self.known_hosts):
             raise ValueError("key_file and known_hosts are required, unless conn_id names an Airflow connection")
+        if self.virtual and self.jump:
+            raise ValueError("a virtual board is on this machine: it has no jump host")
         return self
 
     @property
@@ -104,6 +130,17 @@ class Fleet(Strict):
     """All boards, in the order of the file."""
 
     boards: tuple[BoardSpec, ...] = Field(min_length=1)
+    quarantine_after: int = Field(
+        3, ge=1, description="Infrastructure failures, less the ladders answered since, after which a board is out of service."
+    )
+    power_cycle_after: int | None = Field(
+        None,
+        ge=1,
+        description="Failures in a row after which the health run power-cycles an unreachable board, once; empty: never by itself.",
+    )
+    golden: dict[March, HomePath] = Field(
+        default_factory=dict, description="Folder of a golden model of one's own, by march; see qatladder.boards.golden."
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> Fleet:

@@ -1,46 +1,38 @@
-"""One SSH connection to a board: run a command, move a file, hold the board's lock. Infrastructure and nothing else.
+"""One SSH connection to a board: run a command, stream what it says, feed it a file. Infrastructure and nothing else.
 
-Every failure is a `BrokenError` that names the board and has one of these kinds:
-
-    unreachable       nobody answers at host:port, or what answers does not speak SSH
-    host_key          the board's host key is unknown or has changed
-    auth              the board refused the key
-    timeout           it took longer than it was given; the remote command has been killed
-    connection_lost   the connection ended in the middle; the next call connects again
-    corrupt_transfer  a file arrived with other bytes than were sent
-    disk_full, remote_file   the board could not store or find a file
-    board_busy        another user holds the board's lock
+Every failure is a `BrokenError` that names the board and has a kind of `qatladder.boards.taxonomy`.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import select
 import shlex
+import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
 import paramiko
 
 from qatladder.boards.fleet import BoardSpec
+from qatladder.boards.jump import open_jump
 from qatladder.errors import BrokenError, ConfigError
 
 CONNECT_TIMEOUT = 10.0
-TRANSFER_TIMEOUT = 60.0
-KEEPALIVE = 15
-LOCK_FILE = "/tmp/hbdk_model_verifier.lock"
-"""The vendor's verifier takes this file with `flock -x` while it uses the BPU; so do we."""
+KEEPALIVE = 10
+DEAD_AFTER = 30.0
+"""Seconds without a sign of life after which a connection counts as lost, although nobody closed it (a pulled cable)."""
 
-PREFETCH = 256
-"""Read requests of 32 KiB in flight: unlimited (paramiko's default) stalls now and then, 64 took 10 times as long on loopback."""
+PATIENCE = 60.0
+"""Seconds a board that was reached once may be away in the middle of something before we give up."""
 
-CACHE_DAYS = 3
+MAX_LOSSES = 10
+"""Connections lost within one action before it counts as hopeless, however soon the board comes back."""
+
+T = TypeVar("T")
 
 # An SSH server need not kill a command whose channel closes, and a BPU held by an orphan is lost to everybody. So the
 # command runs in a session of its own ("$@"), and a watcher kills that whole session when stdin, the channel, ends.
@@ -77,11 +69,13 @@ class Completed:
         return self.stdout + self.stderr
 
 
-def connect(board: BoardSpec) -> paramiko.SSHClient:
+def connect(board: BoardSpec, gate: Callable[[BoardSpec], paramiko.SSHClient] | None = None) -> paramiko.SSHClient:
     """Log in to a board with its key: no agent, no other keys, no password, no unknown host.
 
+    Args:
+        gate: opens the connection to its jump host, if it has one; default: this function.
     Raises:
-        BrokenError: kinds `unreachable`, `host_key`, `auth`.
+        BrokenError: kinds `unreachable`, `host_key`, `auth`, `jump_host`.
         ConfigError: no key file or no known_hosts is configured, or the key cannot be read.
     """
     host, port = board.address
@@ -91,7 +85,8 @@ def connect(board: BoardSpec) -> paramiko.SSHClient:
     key, known = board.private_key, board.host_keys
     if key is None or known is None:
         raise ConfigError("the board has no key_file or known_hosts", next_step="set both in the fleet file", **where)
-    learn = f"compare the board's key fingerprint, then: ssh-keyscan -p {port} {host} >> {known}"
+    through = f"ssh -p {board.jump.port} {board.jump.user}@{board.jump.host} " if board.jump else ""
+    learn = f"compare the board's key fingerprint, then: {through}ssh-keyscan -p {port} {host} >> {known}"
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     if board.virtual and not key.is_file():
@@ -102,11 +97,13 @@ def connect(board: BoardSpec) -> paramiko.SSHClient:
         raise BrokenError(
             "the board's host key is unknown: there is no known_hosts file", kind="host_key", file=known, next_step=learn, **where
         )
+    tunnel = open_jump(board, gate or connect)
     try:
         client.load_host_keys(str(known))
         client.connect(
             host,
             port,
+            sock=tunnel,  # type: ignore[arg-type]  # paramiko asks for send, recv, settimeout and close
             username=board.user,
             key_filename=str(key),
             allow_agent=False,
@@ -154,14 +151,27 @@ class BoardSession:
         client: returns a connected `paramiko.SSHClient`; `functools.partial(connect, board)`, or Airflow's `SSHHook.get_conn`.
         name: the board's name, for errors.
         workdir: folder on the board for the cache and for job folders.
+        patience: see `persist`; seconds.
+    Attributes:
+        commands: how many commands went to the board so far, one or two round trips each.
+        bytes_sent, bytes_received: payload of files so far, as it went over the wire.
     """
 
-    def __init__(self, client: Callable[[], paramiko.SSHClient], name: str, workdir: str = "/userdata/qatladder") -> None:
+    def __init__(
+        self,
+        client: Callable[[], paramiko.SSHClient],
+        name: str,
+        workdir: str = "/userdata/qatladder",
+        patience: float = PATIENCE,
+    ) -> None:
         self._connect = client
         self._client: paramiko.SSHClient | None = None
-        self._sftp_client: paramiko.SFTPClient | None = None
         self.name = name
         self.workdir = PurePosixPath(workdir)
+        self.patience = patience
+        self.commands = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
 
     def __enter__(self) -> BoardSession:
         return self
@@ -170,194 +180,90 @@ class BoardSession:
         self.close()
 
     def close(self) -> None:
-        client, self._client, self._sftp_client = self._client, None, None
+        client, self._client = self._client, None
         if client is not None:
             client.close()
 
-    # --- commands ---
-
     def run(
-        self, argv: Sequence[str], timeout: float = 60.0, cwd: str | PurePosixPath = "/", on_line: Callable[[str], None] | None = None
+        self,
+        argv: Sequence[str],
+        timeout: float = 60.0,
+        cwd: str | PurePosixPath = "/",
+        on_line: Callable[[str], None] | None = None,
+        on_data: Callable[[bytes], None] | None = None,
     ) -> Completed:
-        """Run one command and wait for it. No argument is ever seen by a shell.
+        """Run one command and wait for it. No argument is ever seen by a shell. The command dies with the connection.
 
         Args:
             argv: the program and its arguments.
             timeout: seconds in total; then the command is killed.
             cwd: working directory.
             on_line: called with each complete line of stdout as it arrives.
+            on_data: called with the bytes of stdout as they arrive; they are not kept then.
         Raises:
             BrokenError: see the module; also when the command was killed by the board.
         """
         command = shlex.join(["sh", "-c", _WATCHED, "sh", str(cwd), *argv])
         started = time.monotonic()
-        with self._guard(f"run {argv[0]}", timeout), self._channel(command) as channel:
-            stdout, stderr = self._read(channel, started + timeout, on_line)
-            code = channel.recv_exit_status()
-            if code < 0:
-                raise EOFError("the command ended without an exit status")
+        with self.channel(f"run {argv[0]}", command, timeout) as channel:
+            stdout, stderr = self._read(channel, started + timeout, on_line, on_data)
+            code = exit_code(channel)
         return Completed(tuple(argv), code, stdout, stderr, time.monotonic() - started)
 
+    def persist(self, action: Callable[[], T]) -> T:
+        """Do something again after the connection was lost, until the board was away for `patience` seconds.
+
+        Only for what may be done twice. A board that was never reached is not waited for.
+
+        Raises:
+            BrokenError: whatever `action` raises; the loss itself when the board stays away.
+        """
+        lost: BrokenError | None = None
+        since, losses = 0.0, 0
+        while True:
+            try:
+                return action()
+            except BrokenError as error:
+                if error.kind not in ("connection_lost", "unreachable") or (lost is None and error.kind == "unreachable"):
+                    raise
+                if error.kind == "connection_lost":
+                    lost, since, losses = error, time.monotonic(), losses + 1
+                if losses > MAX_LOSSES or time.monotonic() - since >= self.patience:
+                    raise (lost or error) from error
+                time.sleep(min(1.0, self.patience / 10))
+
     @contextmanager
-    def lock(self, timeout: float = 600.0) -> Iterator[None]:
-        """Hold the board for ourselves, together with the vendor's tools (see `LOCK_FILE`).
+    def channel(self, doing: str, command: str, timeout: float, file: object = "") -> Iterator[paramiko.Channel]:
+        """A channel on which a command line was started; what goes wrong inside is one `BrokenError`.
 
-        A process on the board holds the lock as long as its channel is open, so a lock can never be left behind.
-
-        Raises:
-            BrokenError: kind `board_busy` when nobody lets go within `timeout` seconds.
+        Args:
+            doing: for the error: "could not <doing>".
+            timeout: for the error's text; whoever reads the channel keeps the time.
         """
-        holder = "exec flock -x " + LOCK_FILE + " sh -c 'echo locked; read -r _'"
-        with ExitStack() as stack:
-            with self._guard("take the board's lock", timeout):
-                channel = stack.enter_context(self._channel(holder))
-                self._await_lock(channel, timeout)
-            yield
-            if channel.closed or channel.exit_status_ready():
-                raise self._error("the board's lock was lost while it was needed", "connection_lost", file=LOCK_FILE)
-
-    def _await_lock(self, channel: paramiko.Channel, timeout: float) -> None:
-        deadline, said = time.monotonic() + timeout, b""
-        while b"locked" not in said:
-            if not select.select([channel], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise self._error(
-                    "somebody else is using the board",
-                    "board_busy",
-                    file=LOCK_FILE,
-                    expected=f"the lock within {timeout:.0f} s",
-                    next_step=f"on the board: fuser -v {LOCK_FILE}",
-                )
-            data = channel.recv(4096)
-            if not data:
-                errors = channel.recv_stderr(4096).decode(errors="replace") if channel.recv_stderr_ready() else ""
-                raise EOFError(f"flock ended {errors.strip()}".strip())
-            said += data
-
-    # --- files ---
-
-    def put(self, local: Path, remote: str | PurePosixPath) -> None:
-        """Upload one file: under a temporary name, verified by size and sha256, then renamed over the old one.
-
-        Raises:
-            BrokenError: kind `corrupt_transfer`, `disk_full`, or see the module.
-        """
-        partial = f"{remote}.part-{uuid.uuid4().hex[:8]}"
-        size, wanted = local.stat().st_size, sha256_of(local)
-        with self._guard(f"upload {local.name}", TRANSFER_TIMEOUT, local), self._sftp() as sftp:
+        with self._guard(doing, timeout, file):
+            if self._client is None:
+                self._client = self._connect()
+                _notice_death(self._client)
+            transport = self._client.get_transport()
+            if transport is None or not transport.is_active():
+                raise EOFError("the connection is closed")
+            channel = transport.open_session(timeout=CONNECT_TIMEOUT)
+            self.commands += 1
             try:
-                sftp.put(str(local), partial, confirm=False)
-                if sftp.stat(partial).st_size != size:
-                    raise self._corrupt(local, f"{size} bytes", f"{sftp.stat(partial).st_size} bytes")
-                found = self.sha256([partial]).get(partial, "nothing")
-                if found != wanted:
-                    raise self._corrupt(local, f"sha256 {wanted}", f"sha256 {found}")
-                sftp.posix_rename(partial, str(remote))
-            except BaseException:
-                with suppress(Exception):
-                    sftp.remove(partial)
-                raise
-
-    def get(self, remote: str | PurePosixPath, local: Path) -> None:
-        """Download one file: under a temporary name, verified by sha256, then renamed.
-
-        Raises:
-            BrokenError: kind `corrupt_transfer`, `remote_file`, or see the module.
-        """
-        partial = local.with_name(f".{local.name}.part-{uuid.uuid4().hex[:8]}")
-        with self._guard(f"download {remote}", TRANSFER_TIMEOUT, remote), self._sftp() as sftp:
-            try:
-                sftp.get(str(remote), str(partial), max_concurrent_prefetch_requests=PREFETCH)
-                wanted = self.sha256([str(remote)]).get(str(remote), "nothing")
-                found = sha256_of(partial)
-                if found != wanted:
-                    raise self._corrupt(local, f"sha256 {wanted}", f"sha256 {found}")
-                partial.replace(local)
+                channel.exec_command(command)
+                yield channel
             finally:
-                partial.unlink(missing_ok=True)
-
-    def sha256(self, paths: Sequence[str]) -> dict[str, str]:
-        """sha256 of files on the board, by path; a file that is not there has no entry."""
-        script = 'for f in "$@"; do if test -f "$f"; then sha256sum < "$f" | cut -c1-64; else echo -; fi; done'
-        done = self.run(["sh", "-c", script, "sh", *paths], timeout=TRANSFER_TIMEOUT + 10.0 * len(paths))
-        found = done.stdout.split()
-        if not done or len(found) != len(paths):
-            raise self._error(
-                "sha256sum does not work on the board", "tool_missing", console=done.console, found=done.console.strip()[-200:]
-            )
-        return {path: digest for path, digest in zip(paths, found, strict=True) if len(digest) == 64}
-
-    def cache(self, files: Sequence[Path]) -> dict[Path, PurePosixPath]:
-        """Have files on the board: each is uploaded once and then found again by its content.
-
-        Returns:
-            Per local file its path `<workdir>/cache/<sha256>`, whose content was verified just now.
-        """
-        folder = self.workdir / "cache"
-        remote = {local: folder / sha256_of(local) for local in files}
-        present = self.sha256([str(path) for path in remote.values()])
-        for local, path in remote.items():
-            if present.get(str(path)) != path.name:
-                self.put(local, path)
-                present[str(path)] = path.name
-        return remote
-
-    @contextmanager
-    def job(self) -> Iterator[PurePosixPath]:
-        """A fresh folder on the board for one run; removed at the end, as far as the board can still be reached.
-
-        What crashed runs left behind, and cached files unused for `CACHE_DAYS` days, go when the next job starts.
-        """
-        folder = self.workdir / "jobs" / uuid.uuid4().hex[:12]
-        script = (
-            f'mkdir -p "$1/cache" "$2" && find "$1/cache" -type f -mtime +{CACHE_DAYS} -exec rm -f {{}} + '
-            '&& find "$1/jobs" -mindepth 1 -maxdepth 1 -mtime +0 -exec rm -rf {} +'
-        )
-        done = self.run(["sh", "-c", script, "sh", str(self.workdir), str(folder)])
-        if not done:
-            raise self._remote_failure("the board cannot make a job folder", done)
-        try:
-            yield folder
-        finally:
-            with suppress(BrokenError):
-                self.run(["rm", "-rf", str(folder)])
-
-    def link(self, links: dict[PurePosixPath, PurePosixPath]) -> None:
-        """Place cached files (values) into a job folder (keys): hard links, or symbolic ones where the file system has none."""
-        script = 'while test $# -gt 1; do touch "$1"; ln "$1" "$2" 2>/dev/null || ln -s "$1" "$2" || exit 1; shift 2; done'
-        pairs = [str(path) for target, source in links.items() for path in (source, target)]
-        done = self.run(["sh", "-c", script, "sh", *pairs])
-        if not done:
-            raise self._remote_failure("the board cannot link a file into the job folder", done)
+                channel.close()
 
     # --- inside ---
 
-    @contextmanager
-    def _channel(self, command: str) -> Iterator[paramiko.Channel]:
-        if self._client is None:
-            self._client = self._connect()
-        transport = self._client.get_transport()
-        if transport is None or not transport.is_active():
-            raise EOFError("the connection is closed")
-        transport.set_keepalive(KEEPALIVE)
-        channel = transport.open_session(timeout=CONNECT_TIMEOUT)
-        try:
-            channel.exec_command(command)
-            yield channel
-        finally:
-            channel.close()
-
-    @contextmanager
-    def _sftp(self) -> Iterator[paramiko.SFTPClient]:
-        if self._client is None:
-            self._client = self._connect()
-        if self._sftp_client is None:
-            self._sftp_client = self._client.open_sftp()
-            channel = self._sftp_client.get_channel()
-            if channel is not None:
-                channel.settimeout(TRANSFER_TIMEOUT)
-        yield self._sftp_client
-
-    def _read(self, channel: paramiko.Channel, deadline: float, on_line: Callable[[str], None] | None) -> tuple[str, str]:
+    def _read(
+        self,
+        channel: paramiko.Channel,
+        deadline: float,
+        on_line: Callable[[str], None] | None,
+        on_data: Callable[[bytes], None] | None,
+    ) -> tuple[str, str]:
         """Both streams of a command up to its end."""
         out, err, line_start = bytearray(), bytearray(), 0
         while True:
@@ -365,7 +271,11 @@ class BoardSession:
             if channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 16)
             elif channel.recv_ready():
-                out += channel.recv(1 << 16)
+                data = channel.recv(1 << 18)
+                if on_data:
+                    on_data(data)
+                else:
+                    out += data
                 while on_line and (end := out.find(b"\n", line_start)) >= 0:
                     on_line(out[line_start:end].decode(errors="replace"))
                     line_start = end + 1
@@ -391,7 +301,7 @@ class BoardSession:
             raise
         except TimeoutError as error:
             self.close()
-            raise self._error(
+            raise self.error(
                 f"could not {doing} in time",
                 "timeout",
                 expected=f"an end within {timeout:.0f} s",
@@ -400,14 +310,8 @@ class BoardSession:
                 **where,
             ) from error
         except (EOFError, OSError, paramiko.SSHException) as error:
-            if isinstance(error, FileNotFoundError):
-                raise self._error(f"could not {doing}: no such file on the board", "remote_file", **where) from error
-            alive = self._client is not None and (transport := self._client.get_transport()) is not None and transport.is_active()
-            if isinstance(error, OSError) and alive and not isinstance(error, ConnectionError):
-                kind = "disk_full" if error.errno == errno.ENOSPC else "remote_file"
-                raise self._error(f"could not {doing}", kind, found=str(error), next_step="check the disk of the board", **where) from error
             self.close()
-            raise self._error(
+            raise self.error(
                 f"the connection was lost: could not {doing}",
                 "connection_lost",
                 found=str(error) or type(error).__name__,
@@ -415,31 +319,28 @@ class BoardSession:
                 **where,
             ) from error
 
-    def _error(self, message: str, kind: str, next_step: str = "", console: str | None = None, **where: object) -> BrokenError:
+    def error(self, message: str, kind: str, next_step: str = "", console: str | None = None, **where: object) -> BrokenError:
         return BrokenError(message, next_step, kind, console, board=self.name, **where)
 
-    def _corrupt(self, local: Path, wanted: str, found: str) -> BrokenError:
-        return self._error(
-            "a file arrived with other bytes than were sent",
-            "corrupt_transfer",
-            file=local,
-            expected=wanted,
-            found=found,
-            next_step="check the board's storage and free space",
-        )
 
-    def _remote_failure(self, message: str, done: Completed) -> BrokenError:
-        full = "No space left" in done.console
-        return self._error(
-            message,
-            "disk_full" if full else "remote_file",
-            console=done.console,
-            found=done.console.strip()[-300:],
-            next_step=f"check {self.workdir} on the board",
-        )
+def exit_code(channel: paramiko.Channel) -> int:
+    """The exit code of a command whose output has ended.
+
+    Raises:
+        EOFError: it has none: the connection ended, or the command was killed by a signal.
+    """
+    code = channel.recv_exit_status()
+    if code < 0:
+        raise EOFError("the command ended without an exit status")
+    return code
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a local file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _notice_death(client: paramiko.SSHClient) -> None:
+    """Have a connection end when the other side is gone without a word, instead of waiting for ever."""
+    transport = client.get_transport()
+    if transport is None:
+        return
+    transport.set_keepalive(KEEPALIVE)
+    if isinstance(transport.sock, socket.socket):  # through a jump host it is a channel, whose own connection notices
+        with suppress(OSError):
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_AFTER * 1000))

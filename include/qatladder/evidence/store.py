@@ -47,7 +47,7 @@ def sha256_file(path: Path) -> tuple[str, int]:
 class Store(ABC):
     """Content-addressed evidence plus the named files of runs."""
 
-    # Four primitives a backend implements; keys are relative, with forward slashes.
+    # The primitives a backend implements; keys are relative, with forward slashes.
 
     @abstractmethod
     def uri(self, key: str) -> str:
@@ -62,6 +62,10 @@ class Store(ABC):
     @abstractmethod
     def _download(self, key: str, path: Path) -> None:
         """Write the object to `path`; raises FileNotFoundError."""
+
+    @abstractmethod
+    def _delete(self, key: str) -> None:
+        """Remove the object; nothing happens when it is not there."""
 
     @abstractmethod
     def keys(self, prefix: str) -> Iterator[str]:
@@ -150,6 +154,15 @@ class Store(ABC):
             self._download(self._run_key(run_id, name), path)
             return path.read_bytes()
 
+    def delete_run_file(self, run_id: str, name: str) -> None:
+        """Remove a named file of a run; nothing happens when it is not there."""
+        self._delete(self._run_key(run_id, name))
+
+    def run_files(self, run_id: str, folder: str) -> list[str]:
+        """Names of the files of a run below a folder, sorted, relative to it."""
+        prefix = self._run_key(run_id, folder) + "/"
+        return sorted(key.removeprefix(prefix) for key in self.keys(prefix))
+
     def run_uri(self, run_id: str, name: str) -> str:
         return self.uri(self._run_key(run_id, name))
 
@@ -206,6 +219,9 @@ class FolderStore(Store):
     def _download(self, key: str, path: Path) -> None:
         shutil.copyfile(self.root / key, path)
 
+    def _delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
     def keys(self, prefix: str) -> Iterator[str]:
         for path in sorted((self.root / prefix).rglob("*")):
             if path.is_file() and not path.name.startswith(".part-"):
@@ -261,6 +277,12 @@ class S3Store(Store):
             if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                 raise FileNotFoundError(self.uri(key)) from error
             raise self._broken(key, error) from error
+        except Exception as error:
+            raise self._broken(key, error) from error
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
         except Exception as error:
             raise self._broken(key, error) from error
 

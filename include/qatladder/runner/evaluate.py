@@ -1,4 +1,4 @@
-"""The jobs a model's environment runs: export samples, preprocess, infer, evaluate, score.
+"""The jobs a model's environment runs: export samples, preprocess, infer, evaluate, score, predict.
 
 All arrays are .npy, samples along axis 0, in the order of `Adapter.samples`. Every function is called through
 `qatladder.runner.client.run_job` and returns plain JSON data.
@@ -127,15 +127,27 @@ def evaluate(adapter: str, options: Dict[str, Any], rung: str, artifact: str, sp
 def score(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], targets: str, out: str) -> Dict[str, Any]:
     """Judge output tensors another rung produced ([N, ...] float32 .npy) with the same postprocess and metric."""
     adapted = load_adapter(adapter, options)
-    arrays = _open(outputs)
     truth = json.loads(Path(targets).read_text(encoding="utf-8"))
-    count = _count(arrays)
-    if count > len(truth):
-        raise RunnerError("more outputs than targets", expected=len(truth), found=count)
-    predictions = [
-        adapted.postprocess({name: np.array(array[index : index + 1]) for name, array in arrays.items()}) for index in range(count)
+    predictions = _postprocessed(adapted, outputs)
+    if len(predictions) > len(truth):
+        raise RunnerError("more outputs than targets", expected=len(truth), found=len(predictions))
+    return _scored(adapted, predictions, truth[: len(predictions)], Path(out), {})
+
+
+def predict(adapter: str, options: Dict[str, Any], outputs: Dict[str, str], out: str) -> Dict[str, Any]:
+    """The adapter's postprocess of output tensors another rung produced ([N, ...] float32 .npy): `predictions.json`, one item a sample."""
+    predictions = _postprocessed(load_adapter(adapter, options), outputs)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "predictions.json", predictions)
+    return {"predictions": str(folder / "predictions.json"), "count": len(predictions)}
+
+
+def _postprocessed(adapter: Adapter, outputs: Dict[str, str]) -> List[Any]:
+    arrays = _open(outputs)
+    return [
+        adapter.postprocess({name: np.array(array[index : index + 1]) for name, array in arrays.items()}) for index in range(_count(arrays))
     ]
-    return _scored(adapted, predictions, truth[:count], Path(out), {})
 
 
 class _Seen:

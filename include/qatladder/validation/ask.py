@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qatladder.boards.jobs import StillRunning
 from qatladder.diagnosis import explain
 from qatladder.errors import BrokenError, QATLadderError
 from qatladder.ladder import CheckResult, Evidence, Status
@@ -50,7 +51,7 @@ class Unprovable(Exception):
 
 
 def ask(context: Context, check_id: str, answer: Callable[[], Answer]) -> CheckResult:
-    """Run one check; never raises."""
+    """Run one check; raises nothing but `StillRunning`, which is no answer."""
     started = time.monotonic()
 
     def result(status: Status, **fields: Any) -> CheckResult:
@@ -58,6 +59,8 @@ def ask(context: Context, check_id: str, answer: Callable[[], Answer]) -> CheckR
 
     try:
         found = answer()
+    except StillRunning:
+        raise
     except Skip as skip:
         return result(Status.SKIPPED, reason=str(skip), required=skip.required)
     except Unprovable as error:

@@ -37,6 +37,7 @@ class Context:
         products: what this rung hands to later rungs; the checks add to it.
         facts: what later rungs and reports need to know; the checks add to it.
         connect: opens an SSH connection to a board; None for the product's own way.
+        patience: seconds a board's job is waited for before `StillRunning` is raised; None waits for its end.
     """
 
     ladder: dict[str, Any]
@@ -51,6 +52,7 @@ class Context:
     folder: Path
     log: Log
     connect: Callable[[Any], Any] | None = None
+    patience: float | None = None
     products: dict[str, Evidence] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -1,45 +1,67 @@
 """The board rung: a fit board, bit-exact integers, accuracy, speed, sane dumps.
 
 The model and the very bytes proven equal in `hbm.input` go to the board once; what it dumps serves every check.
-A broken board answers nothing: from the first break on, the checks that need it are skipped with the reason.
+A broken board answers nothing about a model: the rung is climbed again on another board of the same march, and integers that differ
+count only when a second board, or the same one asked again, repeats them.
 """
 
 from __future__ import annotations
 
+import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qatladder.boards import hrt
-from qatladder.boards.device import Board, Health
+from qatladder.boards.device import Board
 from qatladder.boards.fleet import BoardSpec, load_fleet
 from qatladder.boards.session import BoardSession
+from qatladder.boards.taxonomy import kind_of
 from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.ladder.checks import check_ids
 from qatladder.numerics.tensor import TensorContract, dequantize, drift
 from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
-from qatladder.validation.ask import Answer, ask, skip_all
+from qatladder.validation.ask import Answer, Skip, ask, skip_all
 from qatladder.validation.compiled import bit_exact, drift_text, feature_of, raw_names, restore
 from qatladder.validation.context import Context
+from qatladder.validation.fleet import (
+    GOLDEN_EVERY_S,
+    MAX_CLOCK_SKEW_S,
+    MAX_TEMPERATURE_C,
+    MIN_DISK_MB,
+    MIN_MEMORY_MB,
+    board_state,
+    note_failure,
+    note_success,
+    preflight,
+    usable_boards,
+)
+from qatladder.validation.onboard_app import App
+from qatladder.validation.perf import measure
 from qatladder.validation.training import judge_metric
+from qatladder.zoo.schema import OnBoard
 
-MIN_DISK_MB = 200.0
-MIN_MEMORY_MB = 50.0
-MAX_CLOCK_SKEW_S = 300.0
 PERF_FRAMES = 200
-NEED_DUMPS = ("board.accuracy", "board.quality")
+NEED_DUMPS = ("board.accuracy", "board.quality", "board.app_output")
 MAX_SATURATION_SHARE = 0.5
 """An output that sits at its type's limits in more than half of its elements carries no information."""
 
+MAX_BOARDS = 3
+"""Boards that are tried one after the other before a ladder is `broken`."""
+
+Integers = npt.NDArray[np.generic]
+
 
 def validate(context: Context) -> list[CheckResult]:
+    """Climb the rung on the planned board; on the next one of the same march where that one is broken and another may not be."""
     ids = check_ids(Rung.BOARD)
     if reason := context.toolchain.unavailable():
         return skip_all(context, ids, reason)
@@ -50,70 +72,113 @@ def validate(context: Context) -> list[CheckResult]:
         reason = "there is nothing to run on a board: the int or hbm rung left no compiled model or no input bytes in this run"
         return skip_all(context, ids, reason)
     try:
-        spec = board_of(context)
+        boards = usable_boards(
+            context.settings, context.store, context.target.march, context.target.boards, context.ladder.get("board", "")
+        )
     except ConfigError as error:
         reason = str(error)
         return skip_all(context, ids, reason)
-    context.facts["board"] = spec.name
-    with _Work(context, spec, built, compiled) as work:
-        results = [ask(context, "board.health", work.health)]
-        if not results[0]:
-            work.stopped = f"board.health was {results[0].status}: {results[0].reason}"
-        steps: list[tuple[str, Callable[[], Answer]]] = [
-            ("board.runtime", work.runtime),
-            ("board.accuracy", work.accuracy),
-            ("board.perf", work.perf),
-            ("board.quality", work.quality),
-        ]
-        for check_id, step in steps:
-            missing = work.stopped or ("board.runtime left no dumps" if check_id in NEED_DUMPS and not work.raw else "")
-            results += skip_all(context, (check_id,), missing) if missing else [ask(context, check_id, step)]
-            if results[-1].status is Status.BROKEN and not work.stopped:
-                work.stopped = f"{check_id} was broken: {results[-1].reason}"
-    return results + skip_all(context, ("board.app_input", "board.app_output"), "the entry declares no on-board program", required=False)
+    except BrokenError as error:
+        return _nobody(context, error)
+    checks: list[CheckResult] = []
+    run = f"{context.run_id} {context.ladder['label']}"
+    tried: list[dict[str, str]] = []
+    for spec in boards[:MAX_BOARDS]:
+        if tried:
+            context.log(f"{spec.name}: the rung is climbed on another board, for {tried[-1]['board']} was broken: {tried[-1]['reason']}")
+        for name in [name for name in context.products if name not in inputs]:
+            del context.products[name]
+        context.facts["board"] = spec.name
+        others = [other for other in boards if other.name != spec.name]
+        with _Work(context, spec, others, built, compiled) as work:
+            checks = work.climb()
+        if work.error is None:
+            note_success(context.store, spec, run)
+            break
+        note_failure(context.store, spec, work.error, run)
+        tried.append({"board": spec.name, "kind": work.error.kind, "reason": " ".join(str(work.error).split())})
+        if kind_of(work.error).retry != "elsewhere":
+            break
+    context.facts["boards_tried"] = tried
+    return checks
 
 
-def board_of(context: Context) -> BoardSpec:
-    """The board the plan gave this ladder, else the first of the fleet that can run it."""
-    fleet = load_fleet(context.settings.fleet)
-    names = [context.ladder["board"]] if context.ladder.get("board") else list(context.target.boards)
-    return fleet.boards_for(context.target.march, names)[0]
+def _nobody(context: Context, error: BrokenError) -> list[CheckResult]:
+    """Every board is out of service."""
 
+    def answer() -> Answer:
+        raise error
 
-def unfit(found: Health, march: str) -> list[str]:
-    """Why a board may not judge a model of this march; empty when it may."""
-    problems = []
-    if found.march is not None and found.march != march:
-        problems.append(f"its march is {found.march}, not {march}")
-    if found.disk_free_mb < MIN_DISK_MB:
-        problems.append(f"only {found.disk_free_mb:.0f} MB free on disk")
-    if found.memory_free_mb < MIN_MEMORY_MB:
-        problems.append(f"only {found.memory_free_mb:.0f} MB of memory free")
-    if abs(found.clock_skew_s) > MAX_CLOCK_SKEW_S:
-        problems.append(f"the clock is {found.clock_skew_s:+.0f} s off")
-    if found.bpu_idle is False:
-        problems.append("somebody uses the BPU")
-    return problems
+    first, *rest = check_ids(Rung.BOARD)
+    return [ask(context, first, answer), *skip_all(context, rest, f"{first} was broken: {error.message}")]
 
 
 class _Work:
-    """The board rung's steps, each using what the one before it left."""
+    """The board rung's steps on one board, each using what the one before it left.
 
-    def __init__(self, context: Context, spec: BoardSpec, built: RungResult, compiled: RungResult) -> None:
+    Attributes:
+        error: what broke first; None when every question was answered.
+    """
+
+    def __init__(self, context: Context, spec: BoardSpec, others: Sequence[BoardSpec], built: RungResult, compiled: RungResult) -> None:
         self.context = context
         self.spec = spec
+        self.others = others
         self.built = built
         self.compiled = compiled
+        self.error: BrokenError | None = None
         self.stopped = ""
-        session = BoardSession(partial(context.connect, spec), spec.name, spec.workdir) if context.connect else None
-        self.board = Board(spec, session)
+        self.board = self._open(spec)
         self.raw: dict[str, Path] = {}
+        self.app: App | None = None
 
     def __enter__(self) -> _Work:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.board.close()
+    def __exit__(self, *raised: Any) -> None:
+        self.board.__exit__(*raised)
+
+    def climb(self) -> list[CheckResult]:
+        """Every check of the rung. A broken board answers nothing: what comes after is skipped with the reason."""
+        program = self.context.target.onboard
+        steps: list[tuple[str, Callable[[], Answer]]] = [
+            ("board.health", self.health),
+            ("board.runtime", self.runtime),
+            ("board.accuracy", self.accuracy),
+            ("board.perf", self.perf),
+            ("board.quality", self.quality),
+        ]
+        if program is not None:
+            steps += [("board.app_input", partial(self.app_input, program)), ("board.app_output", self.app_output)]
+        results = []
+        for check_id, step in steps:
+            missing = self.stopped or ("board.runtime left no dumps" if check_id in NEED_DUMPS and not self.raw else "")
+            result = skip_all(self.context, (check_id,), missing)[0] if missing else ask(self.context, check_id, partial(self._kept, step))
+            results.append(result)
+            if result.status is Status.BROKEN and not self.stopped and self.error is not None and kind_of(self.error).retry != "never":
+                self.stopped = f"{check_id} was broken: {result.reason}"
+            elif check_id == "board.health" and not result:
+                self.stopped = f"{check_id} was {result.status}: {result.reason}"
+        if program is None:
+            results += skip_all(
+                self.context, ("board.app_input", "board.app_output"), "the entry declares no on-board program", required=False
+            )
+        return results
+
+    def _kept(self, step: Callable[[], Answer]) -> Answer:
+        try:
+            return step()
+        except BrokenError as error:
+            if self.error is None:
+                self.error = error
+            raise
+
+    def _open(self, spec: BoardSpec, again: str = "") -> Board:
+        """A board that knows for whom it works, so that a worker that comes back finds its job."""
+        context = self.context
+        session = BoardSession(partial(context.connect, spec), spec.name, spec.workdir) if context.connect else None
+        run = json.dumps([context.run_id, context.ladder["label"], again])
+        return Board(spec, session, run=run, patience=context.patience, log=context.log)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
@@ -121,22 +186,26 @@ class _Work:
         return items
 
     def health(self) -> Answer:
-        try:
-            found = self.board.health()
-        except ConfigError as error:  # of the fleet, not of the model
-            raise BrokenError(error.message, error.next_step, kind="fleet", **error.where) from error
-        self.context.facts["health"] = asdict(found)
-        problems = unfit(found, self.context.target.march)
-        if problems:
-            raise BrokenError(f"the board is not fit: {'; '.join(problems)}", kind="unfit_board", board=self.spec.name)
         context = self.context
+        if self.board.at_work():
+            # Its own job holds the board; the golden model ran before that began.
+            context.log(f"{self.spec.name}: a job of this rung is there already; going on with it")
+            found = self.board.health()
+        else:
+            found = preflight(self.board, self.spec, context.target.march, context.store, context.settings, context.log)
+        known = board_state(context.store, self.spec.name, load_fleet(context.settings.fleet).quarantine_after).golden
+        golden = f"golden model passed at {known['when']}" if known and known["passed"] else "no golden model for this march"
+        context.facts["health"] = asdict(found)
         march = found.march or "march not stated by the board"
-        idle = {True: "BPU idle", None: "BPU load unknown"}[found.bpu_idle]
+        idle = {True: "BPU idle", False: "BPU in use", None: "BPU load unknown"}[found.bpu_idle]
+        heat = f", {max(found.temperatures.values()):.0f} °C" if found.temperatures else ""
         return Answer(
             True,
-            f"{self.spec.name}: {march}, {found.versions.get('tool', '?')}, {found.disk_free_mb:.0f} MB disk and {found.memory_free_mb:.0f} MB memory free, {idle}, "
-            f"clock {found.clock_skew_s:+.1f} s",
-            f"march {context.target.march} where the board states it, >= {MIN_DISK_MB:.0f} MB disk, >= {MIN_MEMORY_MB:.0f} MB memory, BPU not in use, clock within {MAX_CLOCK_SKEW_S:.0f} s",
+            f"{self.spec.name}: {march}, {found.versions.get('tool', '?')}, {found.disk_free_mb:.0f} MB disk and "
+            f"{found.memory_free_mb:.0f} MB memory free{heat}, {idle}, clock {found.clock_skew_s:+.1f} s, {golden}",
+            f"march {context.target.march} where the board states it, >= {MIN_DISK_MB:.0f} MB disk, >= {MIN_MEMORY_MB:.0f} MB memory, "
+            f"clock within {MAX_CLOCK_SKEW_S:.0f} s, below {MAX_TEMPERATURE_C:.0f} °C, and the golden model's integers, twice, "
+            f"within {GOLDEN_EVERY_S / 60:.0f} minutes before",
             values={"versions": found.versions, "disk_free_mb": found.disk_free_mb, "clock_skew_s": found.clock_skew_s},
             evidence=[context.store.put_json(asdict(found), "board_health.json")],
         )
@@ -146,29 +215,83 @@ class _Work:
         self.hbm = context.fetch(self.built, "hbm")
         info = self.board.model_info(self.hbm)
         samples = self._inputs(info)
-        dumps = self.board.infer(self.hbm, samples, context.folder / "dumps", lambda done, of: context.log(f"frame {done} of {of}"), info)
-        features = []
-        for index, tensor in enumerate(info.outputs):
-            arrays = np.stack([hrt.read_dump(files[index], tensor)[0] for files in dumps])
-            name = tensor.name or self.outputs[index]["raw_name"]
+        arrays, self.features = self._infer(self.board, info, samples, context.folder / "dumps")
+        for index, (name, array) in enumerate(arrays.items()):
             self.raw[name] = context.folder / f"output_{index}.npy"
-            np.save(self.raw[name], arrays)
-            features.append(
-                TensorContract(name, str(arrays.dtype), tensor.valid_shape, tensor.aligned_shape, tensor.stride, tensor.byte_size or 0)
-            )
-        self.features = tuple(features)
+            np.save(self.raw[name], array)
         context.keep("dumps", _archive(context.folder / "dumps", context.folder / "dumps.tar"))
         answer = bit_exact(context, self.built, self.raw, self.features, "board", self.compiled.facts["contradiction"])
+        vote = "" if self._equal_int(arrays) else self._second_opinion(info, samples, arrays)
         skew = f"; {info.skew}" if info.skew else ""
         drifted = self._drift(info)
         return Answer(
             answer.passed and not drifted,
             f"{answer.measured} on {self.spec.name}{skew}",
             answer.expected + ", and described alike by compiler and board",
-            "; ".join(text for text in (answer.reason, *drifted) if text),
-            {**answer.values, "skew": info.skew, **({"drifted": True} if drifted else {})},
+            "; ".join(text for text in (answer.reason, vote, *drifted) if text),
+            {**answer.values, "skew": info.skew, "vote": vote, **({"drifted": True} if drifted else {})},
             [*answer.evidence, context.products["dumps"]],
         )
+
+    def _infer(
+        self, board: Board, info: hrt.ModelInfo, samples: Sequence[Sequence[Path]], folder: Path
+    ) -> tuple[dict[str, Integers], tuple[TensorContract, ...]]:
+        """Raw valid integers [N, ...] by output, and how the board describes the outputs."""
+        context = self.context
+        dumps = board.infer(self.hbm, samples, folder, lambda done, of: context.log(f"{board.spec.name}: frame {done} of {of}"), info)
+        arrays: dict[str, Integers] = {}
+        features = []
+        for index, tensor in enumerate(info.outputs):
+            name = tensor.name or self.outputs[index]["raw_name"]
+            arrays[name] = np.stack([hrt.read_dump(files[index], tensor) for files in dumps])
+            features.append(
+                TensorContract(
+                    name, str(arrays[name].dtype), tensor.valid_shape, tensor.aligned_shape, tensor.stride, tensor.byte_size or 0
+                )
+            )
+        return arrays, tuple(features)
+
+    def _equal_int(self, arrays: dict[str, Integers]) -> bool:
+        """Whether a board's integers are the int model's, every one."""
+        for index, item in enumerate(self.outputs):
+            expected = np.load(self.context.fetch(self.built, f"raw/{item['raw_name']}"), mmap_mode="r")
+            found = arrays[feature_of(self.features, raw_names(self.built), index).name]
+            if len(found) > len(expected) or not np.array_equal(restore(found, (len(found), *expected.shape[1:])), expected[: len(found)]):
+                return False
+        return True
+
+    def _second_opinion(self, info: hrt.ModelInfo, samples: Sequence[Sequence[Path]], first: dict[str, Integers]) -> str:
+        """Ask another board the same; without one, this one again. A board that computes wrongly must not fail a model.
+
+        Returns:
+            who confirmed the integers.
+        Raises:
+            BrokenError: kind `bad_board`, `boards_disagree` or `nondeterministic`: it is not the model that is wrong, or it cannot be said.
+        """
+        context = self.context
+        for spec in [*self.others, self.spec]:
+            itself = spec.name == self.spec.name
+            context.log(f"{self.spec.name}: integers differ from the int model's; asking {'it again' if itself else spec.name}")
+            try:
+                with self._open(spec, "second opinion") as board:
+                    if not itself:
+                        preflight(board, spec, context.target.march, context.store, context.settings, context.log)
+                    again, _ = self._infer(board, info, samples, context.folder / f"dumps_{spec.name}_again")
+            except BrokenError as error:
+                if itself:
+                    raise
+                note_failure(context.store, spec, error, f"{context.run_id} {context.ladder['label']}")
+                context.log(f"{spec.name}: has no opinion: {error}")
+                continue
+            if all(np.array_equal(first[name], again[name]) for name in first):
+                return f"the same integers from {self.spec.name}, asked twice: no other board" if itself else f"confirmed by {spec.name}"
+            where = {"board": self.spec.name, "second": spec.name, "model": context.entry.model}
+            if itself:
+                raise BrokenError("the board gives two answers to one question", kind="nondeterministic", **where)
+            if self._equal_int(again):
+                raise BrokenError("another board computes the int model's integers, this one does not", kind="bad_board", **where)
+            raise BrokenError("two boards compute two different answers, and neither is the int model's", kind="boards_disagree", **where)
+        raise AssertionError("the board itself is always asked")
 
     def _drift(self, info: hrt.ModelInfo) -> list[str]:
         """Where compiler and board describe one tensor differently: type, sizes, source. Of images only the source.
@@ -255,36 +378,24 @@ class _Work:
         )
 
     def perf(self) -> Answer:
-        context, gate = self.context, self.context.target.perf
-        found = self.board.perf(self.hbm, frame_count=PERF_FRAMES)
-        context.facts["perf"] = asdict(found)
-        if not (found.average_ms > 0 and found.fps > 0) or found.frames != PERF_FRAMES:
-            raise BrokenError(
-                "the board's performance run is not what was asked for",
-                kind="console",
-                board=self.spec.name,
-                expected=f"{PERF_FRAMES} frames, latency and frame rate above 0",
-                found=f"{found.frames} frames, {found.average_ms:g} ms, {found.fps:g} FPS",
-            )
-        problems, limits = [], []
-        for limit, value, words in (
-            (gate.max_latency_ms, found.average_ms, "latency_ms <="),
-            (gate.min_fps, found.fps, "fps >="),
-        ):
-            if limit is None:
-                continue
-            limits.append(f"{words} {limit:g}")
-            if (value > limit) if "<=" in words else (value < limit):
-                problems.append(f"{words.split()[0]} {value:g} misses {limits[-1]}")
-        source = "the compiler's estimate: a virtual board cannot measure" if found.estimated else f"measured on {self.spec.name}"
-        return Answer(
-            not problems,
-            f"latency {found.average_ms:g} ms, {found.fps:.0f} FPS over {found.frames} frames, {found.threads} thread ({source})",
-            "; ".join(limits) or "no gate in the entry; recorded only",
-            "; ".join(problems),
-            values={"latency_ms": found.average_ms, "fps": found.fps, "estimated": found.estimated},
-            evidence=[context.store.put_json(asdict(found), "board_perf.json")],
+        return measure(
+            self.context,
+            lambda: self.board.perf(self.hbm, frame_count=PERF_FRAMES),
+            self.board.health,
+            self.spec.name,
+            self.compiled.facts["compile"].get("latency_ms"),
+            PERF_FRAMES,
         )
+
+    def app_input(self, program: OnBoard) -> Answer:
+        hbm = self.context.fetch(self.built, "hbm")
+        self.app = App(self.context, program, self.built, self.compiled, self.board, hbm)
+        return self.app.input()
+
+    def app_output(self) -> Answer:
+        if self.app is None:
+            raise Skip("board.app_input brought no dumps home")
+        return self.app.output(self.raw, self.features)
 
     def quality(self) -> Answer:
         """Expectations over the statistics of the raw dumps, judged by Great Expectations in a process of its own."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from qatladder import __version__
-from qatladder.boards.fleet import load_fleet
+from qatladder.boards.jobs import StillRunning
 from qatladder.diagnosis import explain
-from qatladder.errors import ConfigError
+from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence import Store, open_store
 from qatladder.evidence.store import safe_name, sha256_file
 from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
@@ -31,6 +31,7 @@ from qatladder.toolchains.hmct import Hmct
 from qatladder.validation import compiled, integer, onboard, training
 from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
+from qatladder.validation.fleet import usable_boards
 from qatladder.zoo.load import Zoo, load_zoo
 from qatladder.zoo.schema import Entry
 
@@ -105,15 +106,20 @@ def plan(
 
 
 def _give_boards(ladders: list[dict[str, Any]], settings: Settings) -> None:
-    """Give each ladder the board with the least to do so far; empty where the fleet has none (the board rung says why)."""
+    """Give each ladder the board in service with the least to do so far; empty where there is none (the board rung says why)."""
     load: dict[str, int] = {}
+    able: dict[tuple[str, ...], list[str]] = {}
     for ladder in ladders:
         ladder["board"] = ""
         if "board" not in ladder["rungs"] or "problem" in ladder:
             continue
-        with contextlib.suppress(ConfigError):
-            able = [board.name for board in load_fleet(settings.fleet).boards_for(ladder["march"], ladder["boards"])]
-            ladder["board"] = min(able, key=lambda name: load.get(name, 0))
+        wanted = (ladder["march"], *ladder["boards"])
+        if wanted not in able:
+            able[wanted] = []
+            with contextlib.suppress(ConfigError, BrokenError):
+                able[wanted] = [spec.name for spec in usable_boards(settings, open_store(settings), ladder["march"], ladder["boards"])]
+        if able[wanted]:
+            ladder["board"] = min(able[wanted], key=lambda name: load.get(name, 0))
             load[ladder["board"]] = load.get(ladder["board"], 0) + 1
 
 
@@ -152,13 +158,23 @@ def _ladder(zoo: Zoo, entry: Entry, target_id: str, rungs: list[Rung]) -> dict[s
     }
 
 
-def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: Callable[[Any], Any] | None = None) -> RungResult:
+def run_rung(
+    ladder: dict[str, Any],
+    rung: str,
+    run_id: str,
+    log: Log,
+    connect: Callable[[Any], Any] | None = None,
+    patience: float | None = None,
+) -> RungResult:
     """Run all checks of a rung, store the result under the run, and return it. Model faults do not raise.
 
     Args:
         ladder: one item of `plan`.
         log: receives lines for the task log.
         connect: opens an SSH connection to a board of the fleet (Airflow's hook); None for the fleet file's own data.
+        patience: seconds a job on a board is waited for; None waits for its end.
+    Raises:
+        StillRunning: a job on a board takes longer; the same call, made again later and anywhere, goes on with it.
     """
     settings = load_settings()
     wanted = Rung(rung)
@@ -188,10 +204,13 @@ def run_rung(ladder: dict[str, Any], rung: str, run_id: str, log: Log, connect: 
             folder=folder,
             log=log,
             connect=connect,
+            patience=patience,
         )
         context.facts["determinants"] = _determinants(context)
         try:
             checks = VALIDATORS[wanted](context)
+        except StillRunning:
+            raise
         except Exception as error:  # outside any single check: the store, the toolchain's environment, a bug of ours
             checks = [ask(context, check.id, partial(_raise, error)) for check in checks_of(wanted)]
         result = RungResult(

@@ -5,6 +5,7 @@ The model's own code runs in the model's environment, on a few samples; nothing 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from qatladder.numerics.compare import compare
 from qatladder.numerics.contract import GRAY_LEVEL_SHARE, InputContract, explain_difference
 from qatladder.runner.client import run_job
 from qatladder.zoo.load import Zoo
-from qatladder.zoo.schema import Entry, InputSpec
+from qatladder.zoo.schema import Entry, InputSpec, OnBoard
 
 RUNGS = ("float", "calib", "qat")
 SAMPLES = 4
@@ -39,6 +40,12 @@ def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
     if entry.artifacts.calib is None and entry.artifacts.qat is None:
         problems.append("artifacts: neither calib nor qat, so nothing is quantised; name at least one checkpoint")
     problems += _onnx(zoo, entry)
+    for target, program in _programs(entry):
+        problems += [
+            f"targets.{target}.onboard.files: {zoo.folder / file} does not exist; build it, or correct the path"
+            for file in program.files
+            if not (zoo.folder / file).is_file()
+        ]
     checkpoints: dict[str, Path] = {}
     for rung in RUNGS:
         path = zoo.artifact(entry, rung)
@@ -102,6 +109,7 @@ class _Trial:
             answered = answered or outputs["tensors"]
         if answered:
             yield from self._metric(answered, exported["targets"])
+            yield from self._results(answered)
 
     def _metric(self, outputs: dict[str, str], targets: str) -> Iterator[str]:
         try:
@@ -118,6 +126,36 @@ class _Trial:
             return
         if metric != self.entry.metric:
             yield f"metric: is {self.entry.metric}, the adapter's primary metric is {metric}; write metric: {metric}"
+
+    def _results(self, outputs: dict[str, str]) -> Iterator[str]:
+        """What the on-board programs dump: outputs the model has, and parts of a prediction the adapter makes."""
+        prediction: Any = None
+        for target, program in _programs(self.entry):
+            for item in program.outputs:
+                field = f"targets.{target}.onboard.outputs: {item.name} {item.stage}"
+                if item.stage != "postprocessed":
+                    if item.name not in outputs:
+                        yield f"{field}: the model has no such output; it has {', '.join(outputs)}"
+                    continue
+                if prediction is None:
+                    try:
+                        answer = self._job("predict", "predict", outputs=outputs, out=str(self.folder / "predicted"))
+                    except BrokenError:
+                        raise
+                    except QATLadderError as error:
+                        yield f"adapter.postprocess: {_one_line(error)}"
+                        return
+                    prediction = json.loads(Path(answer["predictions"]).read_text(encoding="utf-8"))[0]
+                keys = list(prediction) if isinstance(prediction, dict) else []
+                if missing := [name for name in item.fields if name not in keys]:
+                    yield f"{field}: the adapter's prediction has no {', '.join(missing)}; it has {', '.join(keys) or 'no fields'}"
+                elif keys and not item.fields:
+                    yield f"{field}: the adapter's prediction has several parts; write fields: [{', '.join(keys)}], in the order of the dump"
+
+
+def _programs(entry: Entry) -> Iterator[tuple[str, OnBoard]]:
+    """(target, the user's program on its boards)."""
+    return ((target.id, target.onboard) for target in entry.targets if target.onboard is not None)
 
 
 def _input(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str]:

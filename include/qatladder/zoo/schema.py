@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qatladder.numerics.contract import RUNTIME_TYPES, SOURCE_TYPES, InputContract
 
@@ -164,6 +164,145 @@ class PerfGate(Strict):
     max_ddr_mb: float | None = Field(None, gt=0, description="DDR traffic of one frame, MB.")
     max_size_mb: float | None = Field(None, gt=0, description="Size of the hbm, MB.")
     max_cpu_ops: int = Field(0, ge=0, description="Operators that may fall back to the CPU, input quantise and output dequantise aside.")
+    max_vs_estimate: float | None = Field(
+        None, gt=0, description="Largest measured latency as a multiple of the compiler's estimate; a virtual board cannot judge it."
+    )
+    max_vs_baseline: float | None = Field(
+        None,
+        gt=0,
+        description="Largest measured latency as a multiple of the baseline: `baseline_ms`, else this ladder's newest measured latency that "
+        "passed; a virtual board cannot judge it.",
+    )
+    baseline_ms: float | None = Field(None, gt=0, description="Latency `max_vs_baseline` is relative to, milliseconds.")
+    repeats: int = Field(5, ge=1, le=100, description="Measurements after a warm-up run; their medians are held against the limits.")
+    max_spread: float = Field(
+        0.1,
+        gt=0,
+        description="Largest (max - min) / median of the repeats at which a limit that lies between them is still judged by the median.",
+    )
+
+    @model_validator(mode="after")
+    def _baseline(self) -> PerfGate:
+        if self.baseline_ms is not None and self.max_vs_baseline is None:
+            raise ValueError("baseline_ms says what max_vs_baseline is relative to; give that too")
+        return self
+
+
+PLACEHOLDER = re.compile(r"\{(\w*)\}")
+Pattern = Annotated[
+    str,
+    Field(
+        description="File name below the dump folder: {sample} stands for the number of the frame, * for anything but a slash. "
+        ".npy and .txt say what they hold, anything else is raw little-endian bytes."
+    ),
+]
+
+
+def _check_pattern(pattern: str) -> str:
+    if PLACEHOLDER.findall(pattern) != ["sample"]:
+        raise ValueError(f"{pattern!r}: write {{sample}} once, where the number of the frame is, and no other placeholder")
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise ValueError(f"{pattern!r} is relative to the dump folder and stays below it")
+    return pattern
+
+
+class AppInput(Strict):
+    """What the user's on-board program dumps of a model input: the very memory it gave to the BPU."""
+
+    name: str = Field(description="The input of the entry.")
+    pattern: Annotated[Pattern, AfterValidator(_check_pattern)]
+    stride: int | None = Field(
+        None, gt=0, description="Bytes from row to row in the dump of an NV12 frame; empty for rows without padding."
+    )
+
+
+class Tolerance(Strict):
+    """|found - expected| <= atol + rtol * |expected|."""
+
+    atol: float = Field(0.0, ge=0, description="Absolute difference allowed.")
+    rtol: float = Field(0.0, ge=0, description="Difference allowed relative to the expected value.")
+
+
+class AppOutput(Strict):
+    """What the user's on-board program dumps of a result, at one stage of its post-processing."""
+
+    stage: Literal["raw", "dequantised", "postprocessed"] = Field(
+        description="raw: the output's integers, held against hrt_model_exec's. dequantised: float32, against those integers times the int "
+        "model's scale. postprocessed: the result, against the adapter's `postprocess` of these."
+    )
+    name: str = Field(description="The model's output; of a result that is postprocessed, any name.")
+    pattern: Annotated[Pattern, AfterValidator(_check_pattern)]
+    dtype: Literal["", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64"] = Field(
+        "", description="Elements of the dump; empty for the output's own, float32 when dequantised."
+    )
+    shape: tuple[int, ...] = Field(
+        (), description="Shape of the dump when it is not the output's own (as model_info states it), for example NHWC of an NCHW output."
+    )
+    fields: tuple[str, ...] = Field(
+        (), description="Keys of the adapter's prediction that make one row of the dump each detection, in this order."
+    )
+    ordered: bool = Field(True, description="False: the rows of a result may come in any order.")
+    tolerance: Tolerance = Field(Tolerance(), description="Zero, the default, is equality of every bit.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AppOutput:
+        if self.stage == "raw" and self.tolerance != Tolerance():
+            raise ValueError("raw integers are equal or they are not; leave the tolerance out")
+        if self.stage != "postprocessed" and (self.fields or not self.ordered):
+            raise ValueError(f"fields and ordered belong to stage postprocessed, not to {self.stage}")
+        if self.stage == "postprocessed":
+            if self.shape:
+                raise ValueError("a result has the shape of the adapter's prediction; leave the shape out")
+            if not self.dtype and not self.pattern.endswith((".txt", ".npy")):
+                raise ValueError("raw bytes of a result need a dtype")
+            if not self.ordered and not self.fields:
+                raise ValueError("only rows made of `fields` can come in any order")
+        return self
+
+
+class OnBoard(Strict):
+    """The user's own program on the board (checks board.app_input and board.app_output): run by us, or the dumps of its own run."""
+
+    command: tuple[str, ...] = Field(
+        (),
+        description="Program and arguments, run in a fresh folder of the board that holds `files`. {model} is the compiled model (the int model's "
+        "shapes and scales are in the .json beside it), {inputs} the folder of the samples (<input>_<sample>.ppm or .bin), {out} the folder "
+        "to dump to; with {sample} it is run once per sample.",
+    )
+    files: tuple[str, ...] = Field((), description="Files sent along, relative to the zoo folder; they keep their names without folders.")
+    dump_dir: str | None = Field(
+        None, pattern=r"^/[\w./-]+$", description="Instead of a command: folder on the board the program has dumped to by itself."
+    )
+    max_age_hours: float = Field(24, gt=0, description="Dumps in `dump_dir` that are older prove nothing.")
+    timeout_minutes: float = Field(10, gt=0, description="Longest time the command may take for all samples.")
+    inputs: tuple[AppInput, ...] = Field(min_length=1, description="A dump of every model input.")
+    outputs: tuple[AppOutput, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OnBoard:
+        if bool(self.command) == (self.dump_dir is not None):
+            raise ValueError("give either a command to run or the dump_dir of a program that has run")
+        if self.files and not self.command:
+            raise ValueError("files are sent along with a command; a dump_dir needs none")
+        for word in self.command:
+            for name in PLACEHOLDER.findall(word):
+                if name not in ("model", "inputs", "out", "sample"):
+                    raise ValueError(f"{{{name}}} of {word!r} is none of {{model}}, {{inputs}}, {{out}}, {{sample}}")
+        if any(file.startswith("/") or ".." in file.split("/") for file in self.files):
+            raise ValueError("files are relative to the zoo folder and stay below it")
+        names = [file.rpartition("/")[2] for file in self.files]
+        taken = set(names) & {"out", "inputs", "model.hbm", "model.json", "program.sh", ""}
+        if len(set(names)) != len(names) or taken:
+            raise ValueError(f"files share one folder on the board: {', '.join(sorted(taken)) or 'two of them'} cannot have that name")
+        patterns = [item.pattern for item in self.inputs] + [item.pattern for item in self.outputs]
+        for what, items in (
+            ("inputs", [item.name for item in self.inputs]),
+            ("outputs of one stage", [f"{item.stage} {item.name}" for item in self.outputs]),
+            ("dumps", patterns),
+        ):
+            if len(set(items)) != len(items):
+                raise ValueError(f"two {what} are the same: {items}")
+        return self
 
 
 class Target(Strict):
@@ -176,6 +315,7 @@ class Target(Strict):
     optimize_level: Literal["O0", "O1", "O2", "O3"] = "O2"
     core_num: Literal[1, 2] = 1
     perf: PerfGate = PerfGate()
+    onboard: OnBoard | None = Field(None, description="The user's own program on this target's boards; see docs/on-board-program.md.")
 
     @property
     def id(self) -> str:
@@ -213,6 +353,19 @@ class Entry(Strict):
         for what, names in (("inputs", [item.name for item in self.inputs]), ("targets", [item.id for item in self.targets])):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {what} share a name: {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _programs(self) -> Entry:
+        kinds = {item.name: item.type_rt for item in self.inputs}
+        for program in filter(None, (target.onboard for target in self.targets)):
+            if {item.name for item in program.inputs} != set(kinds):
+                raise ValueError(
+                    f"onboard dumps the inputs {', '.join(item.name for item in program.inputs)}; the entry's are {', '.join(kinds)}"
+                )
+            for item in program.inputs:
+                if item.stride and kinds[item.name] != "nv12":
+                    raise ValueError(f"stride of {item.name}: only a frame of NV12 has one; the padding of other inputs the tools state")
         return self
 
 

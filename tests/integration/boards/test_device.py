@@ -100,7 +100,7 @@ def test_padded_featuremap_integers_equal_the_quantized_onnx(
         expected[tensor.name][0].tofile(files[0][0])
         with pytest.raises(BrokenError) as caught:
             board.infer(model.hbm, files[:1], tmp_path / "out", info=info)
-        assert caught.value.kind == "tool_failed"
+        assert caught.value.kind == "input_refused"
         assert "size 12500 is not equal to 16000" in str(caught.value)
 
 
@@ -244,7 +244,7 @@ def test_stale_dumps_are_never_taken_for_new_ones(bench: Bench, models: dict[str
 def test_a_model_of_another_march_is_refused(bench: Bench, models: dict[str, Model]) -> None:
     with bench.board(X5) as board, pytest.raises(BrokenError) as caught:
         board.model_info(models["featuremap"].hbm)
-    assert caught.value.kind == "tool_failed"
+    assert caught.value.kind == "model_refused"
     assert "march bayes, the BPU is bayes-e" in str(caught.value)
 
 
@@ -255,7 +255,7 @@ def test_a_damaged_model_is_refused(bench: Bench, models: dict[str, Model], pict
     data[0x10000] ^= 0x55  # the first byte of the hbm's second section; the header is under no checksum
     damaged.write_bytes(data)
     error = failure(bench, damaged, files, tmp_path / "out")
-    assert error.kind == "tool_failed"
+    assert error.kind == "model_refused"
     assert "hbrtErrorHBMCRC32VerifyFail" in error.console
 
 
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_model(bench: Bench, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(os.urandom(5000) if name.startswith("noise") else b"")
         with bench.board(X5) as board, pytest.raises(BrokenError) as caught:
             board.model_info(tmp_path / name)
-        assert caught.value.kind == "tool_failed"
+        assert caught.value.kind == "model_refused"
 
 
 def test_a_hanging_tool_is_stopped(bench: Bench, models: dict[str, Model]) -> None:

@@ -1,4 +1,4 @@
-"""One SSH connection against a real server: commands, files, lock, and every way it can fail."""
+"""One SSH connection against a real server: commands, and every way it can fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import asyncssh
 import paramiko
@@ -18,7 +18,7 @@ import pytest
 
 from qatladder.boards.device import Board
 from qatladder.boards.fleet import BoardSpec
-from qatladder.boards.session import LOCK_FILE, BoardSession, connect, sha256_of
+from qatladder.boards.session import BoardSession, connect
 from qatladder.boards.virtual import control
 from qatladder.errors import BrokenError, ConfigError
 
@@ -183,105 +183,6 @@ def test_nobody_at_the_port_and_somebody_who_does_not_speak_ssh(session: BoardSe
         monkeypatch.setattr("qatladder.boards.session.CONNECT_TIMEOUT", 0.5)
         assert broken(spec(**real)).kind == "unreachable"
     assert broken(spec(**real)).kind == "unreachable"
-
-
-# --- files ---
-
-
-def test_files_go_both_ways_whole(session: BoardSession, tmp_path: Path) -> None:
-    local = tmp_path / "a file; with $(odd) name"
-    local.write_bytes(os.urandom(3 << 20))
-    session.put(local, "/userdata/x y")
-    session.get("/userdata/x y", tmp_path / "back")
-    assert sha256_of(tmp_path / "back") == sha256_of(local)
-    assert session.run(["sh", "-c", "ls /userdata | grep part"]).stdout == ""
-
-
-def test_an_upload_that_arrives_different_is_refused_and_leaves_nothing(
-    session: BoardSession, tools: Path, bare_bench: Bench, tmp_path: Path
-) -> None:
-    put_tool(tools / "sha256sum", "echo 0000000000000000000000000000000000000000000000000000000000000000")
-    (tmp_path / "x").write_bytes(b"x")
-    with pytest.raises(BrokenError) as caught:
-        session.put(tmp_path / "x", "/userdata/refused")
-    assert caught.value.kind == "corrupt_transfer"
-    assert not [path for path in (bare_bench.root(X5) / "userdata").iterdir() if path.name.startswith("refused")]
-    (bare_bench.root(X5) / "userdata" / "y").write_bytes(b"y")
-    with pytest.raises(BrokenError) as caught:
-        session.get("/userdata/y", tmp_path / "y")
-    assert caught.value.kind == "corrupt_transfer"
-    assert {path.name for path in tmp_path.iterdir()} == {"x"}
-
-
-def test_a_file_that_is_not_there(session: BoardSession, tmp_path: Path) -> None:
-    for call in (
-        lambda: session.get("/userdata/nowhere/x", tmp_path / "x"),
-        lambda: session.put(Path(__file__), "/userdata/nowhere/x"),
-    ):
-        with pytest.raises(BrokenError) as caught:
-            call()
-        assert caught.value.kind == "remote_file"
-
-
-def test_a_file_is_uploaded_once_and_again_when_its_copy_was_damaged(session: BoardSession, bare_bench: Bench, tmp_path: Path) -> None:
-    local = tmp_path / "model.hbm"
-    local.write_bytes(os.urandom(1000))
-    with session.job() as job:
-        path = session.cache([local])[local]
-        assert path == PurePosixPath("/userdata/qatladder/cache") / sha256_of(local)
-        copy = bare_bench.root(X5) / str(path).lstrip("/")
-        inode = copy.stat().st_ino
-        session.cache([local])
-        assert copy.stat().st_ino == inode
-        session.link({job / "model.hbm": path})
-        linked = bare_bench.root(X5) / str(job).lstrip("/") / "model.hbm"
-        assert linked.stat().st_ino == inode
-        copy.write_bytes(b"damaged")
-        session.cache([local])
-        assert copy.read_bytes() == local.read_bytes()
-
-
-def test_a_job_folder_is_removed_and_old_leftovers_with_it(session: BoardSession, bare_bench: Bench) -> None:
-    base = bare_bench.root(X5) / "userdata" / "qatladder"
-    for path, days in ((base / "jobs" / "crashed", 3), (base / "cache" / "old", 9), (base / "cache" / "recent", 1)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir() if "jobs" in path.parts else path.touch()
-        os.utime(path, (time.time() - days * 86400,) * 2)
-    with session.job() as job:
-        assert (bare_bench.root(X5) / str(job).lstrip("/")).is_dir()
-        assert {path.name for path in (base / "jobs").iterdir()} == {job.name}
-        assert {path.name for path in (base / "cache").iterdir()} >= {"recent"}
-        assert not (base / "cache" / "old").exists()
-    assert not list((base / "jobs").iterdir())
-
-
-# --- the lock ---
-
-
-def test_only_one_holds_the_board_and_the_vendors_flock_counts(session: BoardSession) -> None:
-    with BoardSession(functools.partial(connect, X5), "other") as other:
-        with session.lock():
-            assert session.run(["flock", "-n", LOCK_FILE, "true"]).exit_code == 1
-            with pytest.raises(BrokenError) as caught, other.lock(timeout=0.5):
-                pass
-            assert caught.value.kind == "board_busy"
-        with other.lock(timeout=5.0):
-            pass
-    assert session.run(["flock", "-n", LOCK_FILE, "true"])
-
-
-def test_a_lock_dies_with_its_holder(session: BoardSession) -> None:
-    other = BoardSession(functools.partial(connect, X5), "other")
-    with pytest.raises(BrokenError) as caught, other.lock():
-        other.close()  # as if its process had died
-    assert caught.value.kind == "connection_lost"
-    with session.lock(timeout=5.0):
-        pass
-
-
-def test_an_error_inside_the_lock_is_not_taken_for_the_boards(session: BoardSession) -> None:
-    with pytest.raises(FileNotFoundError), session.lock():
-        Path("/nowhere/at/all").read_text()
 
 
 # --- health without a tool ---

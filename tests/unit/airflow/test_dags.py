@@ -123,12 +123,25 @@ def test_the_sweep_is_nightly_and_alone(sweep):
     assert load("validate_model").schedule is None
 
 
-@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model"])
+@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health"])
 def test_dags_are_documented_tagged_and_owned(name):
     dag = load(name)
     assert "ladder" in dag.doc_md
     assert "qatladder" in dag.tags
     assert {task.owner for task in dag.tasks} == {"qatladder"}
+
+
+def test_board_health_looks_at_every_board_each_quarter_of_an_hour(two_boards):
+    dag = load("board_health")
+    assert (dag.schedule, dag.catchup, dag.max_active_runs) == ("*/15 * * * *", False, 1)
+    (task,) = dag.tasks
+    assert task.is_mapped
+    assert task.op_kwargs_expand_input.value["board"] == ["a", "b.2"]
+    assert task.partial_kwargs["map_index_template"] == "{{ task.op_kwargs['board'] }}"
+    assert task.partial_kwargs["queue"] == "board"
+    assert task.retries == 0, "the next look is in a quarter of an hour"
+    assert task.execution_timeout.total_seconds() < 15 * 60
+    assert task.pool == "default_pool", "a ladder that holds one board's pool must not keep the others from being looked at"
 
 
 MODEL = zoo_names().models[0]

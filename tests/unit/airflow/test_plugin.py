@@ -95,7 +95,8 @@ def test_a_run_id_cannot_leave_the_store(plugin, home, user, run):
 
 
 def test_tab_and_link_lead_to_the_route(plugin):
-    (view,) = plugin.QATLadderPlugin.external_views
+    view, nav = plugin.QATLadderPlugin.external_views
+    assert (nav["destination"], nav["href"]) == ("nav", "/qatladder/boards")
     assert view["destination"] == "dag_run"
     assert view["href"] == "/qatladder/report/{DAG_ID}/{RUN_ID}"
     (link,) = plugin.QATLadderPlugin.global_operator_extra_links
@@ -121,3 +122,37 @@ def test_the_reports_relative_links_lead_to_evidence(plugin, home, user):
 @pytest.mark.parametrize("name", ["0" * 64, "passwd", "..%2f..%2fetc%2fpasswd", "0" * 64 + ".%2e%2e"])
 def test_evidence_that_does_not_exist_is_404(plugin, home, user, name):
     assert TestClient(plugin.app).get(f"/objects/00/{name}").status_code == 404
+
+
+@pytest.fixture
+def fleet(two_boards, home):
+    """Board `a` is in quarantine, for a reason that smells of script."""
+    from qatladder.boards.fleet import load_fleet
+    from qatladder.validation.fleet import quarantine
+
+    quarantine(open_store(load_settings()), load_fleet().board("a"), "<script>alert(1)</script>")
+
+
+def test_the_boards_are_shown_to_who_may_read_the_health_runs(plugin, fleet, user):
+    answer = TestClient(plugin.app).get("/boards")
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"].startswith("sandbox ")
+    assert "in quarantine" in answer.text and "b.2" in answer.text
+    assert "&lt;script&gt;alert(1)" in answer.text and "<script" not in answer.text
+    assert user.asked == [("GET", "RUN", "board_health")]
+    rows = {row["name"]: row for row in TestClient(plugin.app).get("/fleet.json").json()}
+    assert (rows["a"]["status"], rows["b.2"]["status"]) == ("quarantined", "ready")
+    assert rows["a"]["by_hand"] is True
+    user.may = False
+    for url in ("/boards", "/fleet.json"):
+        refused = TestClient(plugin.app).get(url)
+        assert refused.status_code == 403
+        assert "b.2" not in refused.text
+
+
+def test_a_wrong_fleet_file_is_said_and_not_a_crash(plugin, home, user, monkeypatch, tmp_path):
+    (tmp_path / "fleet.yaml").write_text("boards: [")
+    monkeypatch.setenv("QATLADDER_FLEET", str(tmp_path / "fleet.yaml"))
+    answer = TestClient(plugin.app).get("/boards")
+    assert answer.status_code == 503
+    assert "the fleet file is not YAML" in answer.text

@@ -21,27 +21,6 @@ def database():
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
 
 
-def pools() -> dict[str, int]:
-    from airflow.models.pool import Pool
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        return {pool.pool: pool.slots for pool in session.query(Pool)}
-
-
-def test_every_board_gets_a_pool_of_one_slot_and_keeps_what_an_operator_set(database):
-    prepare.make_pools(("a", "b.2"))
-    assert pools() | {"board_a": 1, "board_b.2": 1} == pools()
-    from airflow.models.pool import Pool
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        Pool.create_or_update_pool("board_a", 0, "in repair", include_deferred=True, session=session)
-    prepare.make_pools(("a", "b.2", "c"))
-    assert pools()["board_a"] == 0, "0 slots takes a board out of service; a restart must not put it back"
-    assert pools()["board_c"] == 1
-
-
 def test_interrupted_runs_of_ours_are_failed_and_nobody_elses(database):
     import datetime
 

@@ -22,8 +22,8 @@ def answer(monkeypatch):
     calls = []
 
     def set_answer(value):
-        def run_rung(ladder, rung, run_id, log, connect=None):
-            calls.append({"ladder": ladder, "rung": rung, "run_id": run_id, "connect": connect})
+        def run_rung(ladder, rung, run_id, log, connect=None, patience=None):
+            calls.append({"ladder": ladder, "rung": rung, "run_id": run_id, "connect": connect, "patience": patience})
             log("a line of the tool")
             if isinstance(value, Exception):
                 raise value
@@ -106,22 +106,12 @@ def test_an_unknown_error_reaches_airflow_as_it_is(ladder, context, answer):
         tasks.climb(ladder, "float", context)
 
 
-def test_a_broken_board_is_tried_elsewhere_in_turn(ladder, context, answer, two_boards):
+def test_another_try_asks_the_planned_board_again_where_its_job_may_be(ladder, context, answer, two_boards):
     calls = answer(rung_result(("board.health", "passed")))
-    for attempt in (1, 2, 3):
+    for attempt in (1, 2):
         context["ti"] = FakeTask(attempt)
         tasks.climb(ladder, "board", context)
-    assert [call["ladder"]["board"] for call in calls] == ["a", "b.2", "a"]
-    context["ti"] = FakeTask(2)
-    tasks.climb({**ladder, "boards": ["a"]}, "board", context)
-    assert calls[-1]["ladder"]["board"] == "a", "the target allows only this board"
-
-
-def test_other_rungs_keep_the_planned_board(ladder, context, answer, two_boards):
-    calls = answer(rung_result(("int.input", "passed")))
-    context["ti"] = FakeTask(2)
-    tasks.climb(ladder, "int", context)
-    assert calls[0]["ladder"]["board"] == "a"
+    assert [call["ladder"]["board"] for call in calls] == ["a", "a"]
 
 
 def test_the_plan_sorts_ladders_by_board(ladder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_a_virtual_board_is_where_its_server_says_it_is(tmp_path: Path, monkeypa
         (("host: 192.0.2.10", "host: 192.0.2.10\n    virtual: true"), "boards[bench]", "loopback"),
         (("host: 192.0.2.10", "host: 192.0.2.10\n    workdir: '/userdata/a; rm -rf /'"), "boards[bench].workdir", "pattern"),
         (("host: 192.0.2.10", "host: 192.0.2.10\n    tool: 'hrt_model_exec; reboot'"), "boards[bench].tool", "pattern"),
+        (("host: 192.0.2.10", "host: 192.0.2.10\n    slots: 0"), "boards[bench].slots", "greater than or equal to 1"),
+        (("host: 192.0.2.10", "host: 192.0.2.10\n    cores: many"), "boards[bench].cores", "integer"),
+        (("host: 192.0.2.10", "host: 192.0.2.10\n    jump: {host: gate}"), "boards[bench].jump", "key_file and known_hosts"),
+        (("host: 192.0.2.10", "host: 192.0.2.10\n    jump: {conn_id: gate, pasword: x}"), "boards[bench].jump.pasword", "Extra inputs"),
+        (
+            ("host: 192.0.2.10", "host: 192.0.2.10\n    jump: {host: g, key_file: k, known_hosts: k}"),
+            "boards[bench].jump.key_file",
+            "absolute",
+        ),
+        (("host: 192.0.2.10", "host: 192.0.2.10\n    power_cycle: 'curl http://x'"), "boards[bench].power_cycle", "tuple"),
+        (("host: 192.0.2.10", "host: 127.0.0.1\n    virtual: true\n    jump: {conn_id: gate}"), "boards[bench]", "no jump host"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_board(tmp_path: Path, change: tuple[str, str], field: str, words: str) -> None:
@@ -99,3 +111,37 @@ def test_boards_are_chosen_by_march_and_name(tmp_path: Path) -> None:
         found.boards_for("bayes-e", ["nobody"])
     with pytest.raises(ConfigError, match="no board of the fleet has this march"):
         found.boards_for("bernoulli2")
+
+
+def test_a_fleet_says_when_boards_leave_and_what_proves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QATLADDER_HOME", str(tmp_path / "data"))
+    path = tmp_path / "fleet.yaml"
+    plain = fleet(tmp_path, REAL)
+    assert (plain.quarantine_after, plain.power_cycle_after, plain.golden) == (3, None, {})
+    extras = "    cores: 2\n    slots: 2\n    jump: {conn_id: gate}\n    power_cycle: [outlet, cycle, '3']\n"
+    path.write_text(
+        "quarantine_after: 5\npower_cycle_after: 2\ngolden: {bayes-e: $QATLADDER_HOME/ours}\nboards:\n" + REAL.rstrip() + "\n" + extras
+    )
+    found = load_fleet(path)
+    assert (found.quarantine_after, found.power_cycle_after, found.golden) == (5, 2, {"bayes-e": tmp_path / "data" / "ours"})
+    board = found.board("bench")
+    assert (board.cores, board.slots, board.power_cycle) == (2, 2, ("outlet", "cycle", "3"))
+    assert board.jump and board.jump.conn_id == "gate"
+
+
+@pytest.mark.parametrize(
+    "line", ["quarantine_after: 0", "power_cycle_after: 0", "golden: {bayes_e: /x}", "golden: {bayes: x}", "quarantine: 3"]
+)
+def test_a_wrong_rule_of_the_fleet_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "fleet.yaml").write_text(f"{line}\nboards:\n{REAL}")
+    with pytest.raises(ConfigError) as caught:
+        load_fleet(tmp_path / "fleet.yaml")
+    assert caught.value.where["field"].startswith(line.split(":")[0])
+
+
+def test_the_fleet_of_the_documentation_is_one(project: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (project / "docs" / "boards.md").read_text(), re.DOTALL)
+    whole = next(block for block in blocks if "boards:" in block)
+    (tmp_path / "fleet.yaml").write_text(whole + next(block for block in blocks if block.startswith("golden:")))
+    found = load_fleet(tmp_path / "fleet.yaml")
+    assert found.boards[0].jump and found.boards[0].power_cycle and found.golden

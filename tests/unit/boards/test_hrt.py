@@ -99,6 +99,7 @@ quanti type: SCALE
 stride: (64,16,1)
 scale data: (0.0472441)
 zero_point data: (0)
+---------------------------------------------------------------------
 """
 
 PERF = """\
@@ -174,8 +175,7 @@ def test_model_info_of_an_old_build() -> None:
     assert model.inputs[0].quanti_type == "NONE"
     assert model.inputs[0].unknown == ("stage[0]: (0, 0, 63, 63)",)
     assert model.outputs[0].byte_size is None
-    assert "stage count: 1" in model.unknown
-    assert any("hbDNNRelease success" in line for line in model.unknown)
+    assert model.unknown == ("stage count: 1",), "what every console says is not unknown"
 
 
 def test_model_info_of_a_newer_family() -> None:
@@ -196,6 +196,9 @@ def test_a_file_with_two_models() -> None:
     [
         ("valid shape: (1,2,3,5,)\n", "`valid shape` of output[0]"),
         ("tensor type: HB_DNN_TENSOR_TYPE_S32\n", "`tensor type` of output[0]"),
+        ("quanti type: SCALE\n", "`quanti type` of output[0]"),
+        ("scale data: 0.00046273,0.00109842,\n", "`scale data` of output[0]"),
+        ("quantizeAxis: 1\n", "`quantizeAxis` of output[0]"),
         ("aligned shape: (1,2,3,8,)\n", None),
     ],
 )
@@ -253,19 +256,22 @@ def test_infer_and_a_tensor_called_error_map() -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "kind"),
     [
-        "[E][DNN] hbDNNInfer failed, error code: -6000009",
-        "E0727 08:05:31 4711 main.cpp:647] read file Failed!",
-        "\x1b[31mERROR\x1b[0m: no BPU",
-        "Aborted (core dumped)",
+        ("[E][DNN] hbDNNInfer failed, error code: -6000009", "tool_failed"),
+        ("E0727 08:05:31 4711 main.cpp:647] read file Failed!", "input_refused"),
+        ("\x1b[31mERROR\x1b[0m: no BPU", "tool_failed"),
+        ("Aborted (core dumped)", "tool_failed"),
     ],
 )
-def test_text_beats_the_exit_code(line: str) -> None:
-    with pytest.raises(BrokenError) as caught:
-        hrt.parse_infer(INFER + line + "\n")
-    assert caught.value.kind == "tool_failed"
-    assert hrt.plain(line) in caught.value.message
+def test_text_beats_the_exit_code(line: str, kind: str) -> None:
+    for parse, console in ((hrt.parse_infer, INFER), (hrt.parse_perf, PERF)):
+        parse(console)
+        with pytest.raises(BrokenError) as caught:
+            parse(console + line + "\n")
+        assert caught.value.kind == kind
+        assert hrt.plain(line) in caught.value.message
+        assert caught.value.next_step
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import stat
 import subprocess
 import sys
@@ -94,19 +93,29 @@ def test_only_loopback_addresses_are_served(tmp_path: Path) -> None:
         server.serve(BOARD, settings, host="0.0.0.0")
 
 
-def test_a_process_tree_is_killed_across_sessions() -> None:
-    child = subprocess.Popen(["sh", "-c", "setsid sleep 300 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    grandchild = int(child.stdout.readline())
-    server.kill_tree(child.pid)
-    child.wait(5)
+def gone(pid: int) -> bool:
+    """Within five seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
-            os.kill(grandchild, 0)
-            if Path(f"/proc/{grandchild}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-        except (ProcessLookupError, FileNotFoundError):
-            return
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
         time.sleep(0.02)
-    pytest.fail("the grandchild lives on")
+    return False
+
+
+def test_a_channels_end_kills_its_session_and_power_off_all_that_works_on_the_board(tmp_path: Path) -> None:
+    place = server.Place(tmp_path)
+    place.root.mkdir()
+    script = "setsid sleep 300 >/dev/null & echo $!; sleep 301 >/dev/null & echo $!; wait"
+    child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=place.root)
+    assert child.stdout is not None
+    detached, attached = int(child.stdout.readline()), int(child.stdout.readline())
+    server.kill_session(child.pid)
+    child.wait(5)
+    assert gone(attached)
+    assert Path(f"/proc/{detached}").exists()
+    server.power_off(place)
+    assert gone(detached)

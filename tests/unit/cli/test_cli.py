@@ -183,4 +183,32 @@ def test_a_board_that_does_not_answer_is_not_fit(toy_zoo: ToyZoo, qatladder: Any
     ran = qatladder("board", "check", "virtual-x5")
     assert ran.code == 2
     assert "not fit" in ran.out
+    assert "qatladder board start virtual-x5" in ran.out
     assert qatladder("board", "check", "ghost").code == 3
+
+
+def test_a_board_is_taken_out_and_listed_under_both_names_of_the_command(toy_zoo: ToyZoo, qatladder: Any) -> None:
+    assert qatladder("fleet", "quarantine", "virtual-x5").code == 3, "a reason is asked for"
+    assert qatladder("fleet", "quarantine", "ghost", "--reason", "x").code == 3
+    assert qatladder("fleet", "quarantine", "virtual-x5", "--reason", "fan replaced on Monday").code == 0
+    for group in ("fleet", "board"):
+        line, other = qatladder(group, "list").out.splitlines()
+        assert "in quarantine since" in line and "fan replaced on Monday" in line
+        assert other.endswith("ready")
+    boards = {item["name"]: item for item in json.loads(qatladder("fleet", "list", "--json").out)}
+    assert boards["virtual-x5"]["state"]["status"] == "quarantined"
+    assert boards["virtual-x5"]["march"] == "bayes-e"
+    ran = qatladder("fleet", "return", "virtual-x5")  # nobody serves it
+    assert ran.code == 2
+    assert "in quarantine" in ran.out
+    checked = json.loads(qatladder("fleet", "check", "virtual-j5", "--json").out)["virtual-j5"]
+    assert (checked["outcome"], checked["state"]["status"]) == ("stopped", "ready")
+
+
+def test_what_the_fleet_has_not_is_said(toy_zoo: ToyZoo, qatladder: Any) -> None:
+    ran = qatladder("fleet", "power-cycle", "virtual-x5")
+    assert ran.code == 3
+    assert "no power_cycle command" in ran.err
+    ran = qatladder("fleet", "golden", "bayes")  # QATLADDER_VENDOR=0
+    assert ran.code == 3
+    assert "bayes: not available" in ran.out and "QATLADDER_VENDOR=0" in ran.out

@@ -15,6 +15,7 @@ import re
 import shlex
 import signal
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,16 @@ from qatladder.errors import BrokenError, ConfigError
 from qatladder.settings import Settings
 
 INCLUDE = Path(qatladder.__file__).resolve().parents[1]
+BINDINGS = Path(__file__).with_name("bindings")
 _MAPPED = re.compile(r"(?<![\w./~-])/(?=(?:userdata|tmp|etc/profile|sys/devices/system/bpu)(?:[^\w.-]|$))")
 
 _TOOL = """#!/bin/sh
 # hrt_model_exec of the virtual board {name}.
-PYTHONPATH={include} PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 exec {python} -m qatladder.boards.virtual.hrt {march} "$@"
+PYTHONPATH={include} PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 exec {python} -m qatladder.boards.virtual.hrt {march} {dialect} "$@"
+"""
+_PYTHON = """#!/bin/sh
+# Python of the virtual board {name}, with a stand-in for the board's bindings.
+PYTHONPATH={include}:{bindings} PYTHONDONTWRITEBYTECODE=1 QATLADDER_VIRTUAL_MARCH={march} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 exec {python} "$@"
 """
 _SH = """#!/bin/sh
 # A login shell on the board reads the board's profile, not the host's.
@@ -93,8 +99,9 @@ def prepare(board: BoardSpec, settings: Settings) -> Place:
         folder.mkdir(parents=True, exist_ok=True)
     place.folder.chmod(0o700)
     python = shlex.quote(str(settings.vendor_python.absolute()))
-    tool = _TOOL.format(name=board.name, include=shlex.quote(str(INCLUDE)), python=python, march=board.march)
-    _write(place.tools / "hrt_model_exec", tool, 0o755)
+    words = {"name": board.name, "include": shlex.quote(str(INCLUDE)), "python": python, "march": board.march, "dialect": board.dialect}
+    _write(place.tools / "hrt_model_exec", _TOOL.format(**words), 0o755)
+    _write(place.tools / "python3", _PYTHON.format(bindings=shlex.quote(str(BINDINGS)), **words), 0o755)
     _write(place.tools / "sh", _SH.format(root=place.root), 0o755)
     _write(place.root / "etc" / "profile", f"export PATH={place.path}\n", 0o644)
     for name in ("host_key", "client_key"):
@@ -185,10 +192,11 @@ async def _serve(board: BoardSpec, place: Place, host: str, port: int, password:
             (place.folder / name).unlink(missing_ok=True)
         server.close()
         await server.wait_closed()
+        power_off(place)
 
 
 async def _run(process: asyncssh.SSHServerProcess[bytes], place: Place) -> None:
-    """One command of a client, killed with all it started when its channel closes."""
+    """One command of a client, killed with its session when its channel closes, as an SSH server does."""
     if process.command is None:
         process.stderr.write(b"the virtual board runs commands, it has no interactive shell\n")
         process.exit(1)
@@ -229,7 +237,7 @@ async def _run(process: asyncssh.SSHServerProcess[bytes], place: Place) -> None:
             else:
                 process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
     finally:
-        kill_tree(child.pid)
+        kill_session(child.pid)
         for task in (incoming, *outgoing, closed, ended):
             task.cancel()
 
@@ -249,20 +257,28 @@ async def _forward_out(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[by
             await sink.drain()
 
 
-def kill_tree(pid: int) -> None:
-    """SIGKILL a process and all that descend from it, whatever sessions they moved to."""
-    children: dict[int, list[int]] = {}
+def kill_session(leader: int) -> None:
+    """SIGKILL the processes of a session: what an SSH server ends with a channel. Who has left the session goes on."""
+    for pid, stat in _processes():
+        if int(stat[3]) == leader:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def power_off(place: Place) -> None:
+    """SIGKILL every process that works in the board's file tree, detached jobs too."""
+    for pid, _ in _processes():
+        with suppress(OSError):
+            if pid != os.getpid() and Path(f"/proc/{pid}/cwd").readlink().is_relative_to(place.root):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    """(process id, fields of /proc/<pid>/stat after the name: state, parent, group, session ...)."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    doomed = [pid]
-    for process in doomed:
-        doomed += children.get(process, [])
-    for process in doomed:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            with suppress(OSError, IndexError):
+                yield int(entry.name), (entry / "stat").read_text().rpartition(")")[2].split()
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from qatladder.boards.dialects import DIALECTS
+
 DEFAULTS: dict[str, Any] = {
     "model_file": "",
     "model_name": "",
@@ -24,12 +26,24 @@ DEFAULTS: dict[str, Any] = {
     "perf_time": 0,
     "thread_num": 1,
     "profile_path": "",
+    "dequantize_process": False,
+    "remove_padding_process": False,
+    "input_img_properties": "",
+    "input_valid_shape": "",
+    "input_stride": "",
+    "perf_time_in_seconds": 0,
+    "task_priority": 0,
+    "log_level": 2,
     "version": False,
     "help": False,
 }
-"""Documented flags and their defaults."""
+"""Documented flags of all dialects and their defaults."""
 
-_INTEGERS = {"core_id", "frame_count", "dump_intermediate", "dump_precision", "dump_txt_axis", "perf_time", "thread_num"}
+_INTEGERS = {"core_id", "frame_count", "dump_intermediate", "dump_precision", "dump_txt_axis", "perf_time", "thread_num"} | {
+    "perf_time_in_seconds",
+    "task_priority",
+    "log_level",
+}
 _TRUE, _FALSE = {"1", "t", "true", "y", "yes"}, {"0", "f", "false", "n", "no"}
 
 
@@ -37,9 +51,18 @@ class FlagError(Exception):
     """A flag gflags would refuse."""
 
 
-def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """(positional arguments, flags)."""
-    flags, items = dict(DEFAULTS), list(argv)
+def known(dialect: str) -> list[str]:
+    """Names of the flags a dialect has, in the order of `DEFAULTS`; gflags' own are in all."""
+    return [name for name in DEFAULTS if name in DIALECTS[dialect].flags or name in ("version", "help")]
+
+
+def parse(argv: Sequence[str], dialect: str = "x5") -> tuple[list[str], dict[str, Any]]:
+    """(positional arguments, flags); flags the dialect does not have keep their defaults.
+
+    Raises:
+        FlagError: a flag the dialect does not have, or a value it does not take.
+    """
+    flags, items, names = dict(DEFAULTS), list(argv), known(dialect)
     positional: list[str] = []
     while items:
         item = items.pop(0)
@@ -49,10 +72,10 @@ def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             positional.append(item)
             continue
         name, equals, value = item.lstrip("-").partition("=")
-        if name not in DEFAULTS and name.startswith("no") and isinstance(DEFAULTS.get(name[2:]), bool) and not equals:
+        if name not in names and name.startswith("no") and name[2:] in names and isinstance(DEFAULTS[name[2:]], bool) and not equals:
             flags[name[2:]] = False
             continue
-        if name not in DEFAULTS:
+        if name not in names:
             raise FlagError(f"unknown command line flag '{name}'")
         if isinstance(DEFAULTS[name], bool):
             flags[name] = _boolean(name, value) if equals else True
@@ -61,7 +84,8 @@ def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not items:
                 raise FlagError(f"flag '--{name}' is missing its argument")
             value = items.pop(0)
-        flags[name] = _integer(name, value) if name in _INTEGERS else value
+        cores = name == "core_id" and DIALECTS[dialect].core_list
+        flags[name] = _integer(name, value) if name in _INTEGERS and not cores else value
     return positional, flags
 
 
