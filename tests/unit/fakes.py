@@ -21,7 +21,7 @@ from tests.unit.toy import ToyZoo
 from qatladder.boards.device import Board, Health
 from qatladder.boards.fleet import BoardSpec
 from qatladder.boards.hrt import ModelInfo, Perf, TensorInfo
-from qatladder.errors import ArtifactError
+from qatladder.errors import ArtifactError, BrokenError
 from qatladder.numerics.tensor import TensorContract, pad, unpad
 from qatladder.settings import Settings
 from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, Log
@@ -208,6 +208,8 @@ class Bench:
         inputs: the model's inputs in the order the board reads them.
         named: `model_info` names the tensors; old builds do not.
         dump: what becomes of a sample's int32 [1, 2, 4] output before it is dumped.
+        dumps: the same by board, where boards differ.
+        broken: by board, what its health says instead of an answer.
         file: what becomes of a sample's dump; None: no file.
         asked: the commands the board was sent.
     """
@@ -219,6 +221,8 @@ class Bench:
     inputs: tuple[str, str] = ("a", "b")
     named: bool = True
     dump: Callable[[int, np.ndarray], np.ndarray] = lambda sample, array: array
+    dumps: dict[str, Callable[[int, np.ndarray], np.ndarray]] = field(default_factory=dict)
+    broken: dict[str, BrokenError] = field(default_factory=dict)
     file: Callable[[int, bytes], bytes | None] = lambda sample, data: data
     asked: list[str] = field(default_factory=list)
 
@@ -234,12 +238,18 @@ class FakeBoard(Board):
         self.bench = bench
         self.log = print
         self._answered = []
+        self.run = ""
 
     def close(self) -> None:
         self.bench.asked.append("close")
 
+    def at_work(self) -> bool:
+        return False
+
     def health(self) -> Health:
         self.bench.asked.append("health")
+        if self.spec.name in self.bench.broken:
+            raise self.bench.broken[self.spec.name]
         found = Health("/bin/hrt_model_exec", {"tool": "1.0"}, self.spec.march, 4000.0, 800.0, 3600.0, 0.5, (0, 0), ())
         return dataclasses.replace(found, **self.bench.health)
 
@@ -255,9 +265,8 @@ class FakeBoard(Board):
         name = of.name if self.bench.named else ""
         return TensorInfo(index, name, of.source, of.valid_shape, of.aligned_shape, of.byte_size, kind, "NHWC", "NONE", of.stride)
 
-    def _infer_batch(  # type: ignore[override]
-        self, model: Path, info: ModelInfo, batch: Sequence[Sequence[Path]], first: int, total: int, out_dir: Path, *_: Any
-    ) -> list[list[Path]]:
+    def _infer_batch(self, asked: Any, first: int, batch: Sequence[Sequence[Path]], stream: bool) -> list[list[Path]]:
+        model, info, out_dir = asked.model, asked.info, asked.out_dir
         self.bench.asked.append("infer")
         compiled = json.loads(model.read_text())
         for sample, files in enumerate(batch, first):
@@ -268,7 +277,7 @@ class FakeBoard(Board):
             (out_dir / str(sample)).mkdir()
             (out_dir / str(sample) / "console.txt").write_text("Infer time: 1.3 ms\n")
             of = feature("y_int")
-            array = self.bench.dump(sample, product(compiled, read)).reshape(of.valid_shape)
+            array = self.bench.dumps.get(self.spec.name, self.bench.dump)(sample, product(compiled, read)).reshape(of.valid_shape)
             data = self.bench.file(sample, pad(array, of.stride, of.byte_size))
             if data is not None:
                 (out_dir / str(sample) / "model_infer_output_0.bin").write_bytes(data)

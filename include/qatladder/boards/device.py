@@ -152,6 +152,23 @@ def _sensors(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {"temperatures": temperatures, "frequencies": frequencies, "throttled": tuple(throttled)}
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What one call of `Board.infer` is about."""
+
+    model: Path
+    info: hrt.ModelInfo
+    total: int
+    out_dir: Path
+    progress: Progress | None
+    seconds: float
+
+    @property
+    def output_bytes(self) -> int:
+        """Of one sample."""
+        return sum(item.byte_size or 0 for item in self.info.outputs)
+
+
 class Board:
     """One board, ready to be asked. Close it, or use it as a context manager.
 
@@ -178,7 +195,7 @@ class Board:
     ) -> None:
         self.spec = spec
         self.session = session or BoardSession(functools.partial(connect, spec), spec.name, spec.workdir)
-        self.files = Files(self.session)
+        self.files = Files(self.session, spec.cache_mb)
         self.lock_timeout = lock_timeout
         self.run = run
         self.patience = patience
@@ -328,18 +345,14 @@ class Board:
                     found=len(files),
                 )
         out_dir.mkdir(parents=True, exist_ok=True)
+        asked = _Asked(model, info, len(inputs), out_dir, progress, timeout_per_sample)
         results: list[list[Path]] = []
-        output_bytes = sum(item.byte_size or 0 for item in info.outputs)
-        for first, batch in _batches(inputs, output_bytes):
-            batch_results = self._infer_batch(
-                model, info, batch, first, len(inputs), out_dir, progress, timeout_per_sample, output_bytes, stream
-            )
-            if batch_results is None:
+        for first, batch in _batches(inputs, asked.output_bytes):
+            found = self._infer_batch(asked, first, batch, stream)
+            if found is None:
                 stream = False
-                batch_results = self._infer_batch(
-                    model, info, batch, first, len(inputs), out_dir, progress, timeout_per_sample, output_bytes, stream
-                )
-            results += batch_results or []
+                found = self._infer_batch(asked, first, batch, stream)
+            results += found or []
         return results
 
     def perf(self, model: Path, frame_count: int = 200, thread_num: int = 1, core_id: int = 0, timeout: float = 600.0) -> hrt.Perf:
@@ -507,27 +520,16 @@ class Board:
         self.files.get(job.folder / "out.tar", scratch / "out.tar")
         _unpack(scratch / "out.tar", out_dir)
 
-    def _infer_batch(
-        self,
-        model: Path,
-        info: hrt.ModelInfo,
-        batch: Sequence[Sequence[Path]],
-        first: int,
-        total: int,
-        out_dir: Path,
-        progress: Progress | None,
-        seconds: float,
-        output_bytes: int,
-        stream: bool,
-    ) -> list[list[Path]] | None:
+    def _infer_batch(self, asked: _Asked, first: int, batch: Sequence[Sequence[Path]], stream: bool) -> list[list[Path]] | None:
         """The dumps of a batch; None when the bindings gave other integers than the tool."""
+        info, out_dir = asked.info, asked.out_dir
         with tempfile.TemporaryDirectory(prefix="qatladder-") as scratch:
             packed = Path(scratch) / "batch.tar"
             _pack_batch(packed, batch, info)
-            tool = hrt.infer_argv(self.spec.tool, f"../../{_model_name(model)}", None, self.spec.dialect)
+            tool = hrt.infer_argv(self.spec.tool, f"../../{_model_name(asked.model)}", None, self.spec.dialect)
             argv = ["sh", "loop.sh", str(first), "python3" if stream and _streamable(info) else "none", *tool]
-            with self._job("infer", model, packed, argv) as job:
-                loop = self._run_batch(job, model, packed, argv, seconds * len(batch), output_bytes * len(batch), total, progress)
+            with self._job("infer", asked.model, packed, argv) as job:
+                loop = self._run_batch(job, asked, packed, argv, len(batch))
                 self._fetch_out(job, out_dir, Path(scratch))
         count = len(batch)
         folder = out_dir / str(first)
@@ -546,27 +548,26 @@ class Board:
             path.unlink()
         return results + [self._as_dumps(out_dir / str(first + offset), results[0], info) for offset in range(1, count)]
 
-    def _run_batch(
-        self, job: Job, model: Path, packed: Path, argv: Sequence[str], seconds: float, size: int, total: int, progress: Progress | None
-    ) -> Completed:
-        placed = {_model_name(model): model, "batch.tar": packed, **{name: ONBOARD / name for name in ("loop.sh", "stream.py")}}
-        job.prepare(self.files, placed, ["batch.tar"])
-        if size > SMALL_DUMPS:  # as files, packed, and packed and compressed
-            self.files.reserve(3 * size)
-        job.start(argv, 60.0 + seconds, self.lock_timeout)
+    def _run_batch(self, job: Job, asked: _Asked, packed: Path, argv: Sequence[str], count: int) -> Completed:
+        placed = {_model_name(asked.model): asked.model, "batch.tar": packed}
+        job.prepare(self.files, {**placed, **{name: ONBOARD / name for name in ("loop.sh", "stream.py")}}, ["batch.tar"])
+        if asked.output_bytes * count > SMALL_DUMPS:  # as files, packed, and packed and compressed
+            self.files.reserve(3 * asked.output_bytes * count)
+        limit = 60.0 + asked.seconds * count
+        job.start(argv, limit, self.lock_timeout)
         said: list[str] = []
 
         def on_line(line: str) -> None:
             match = re.match(r"done (\d+) 0$", line)
-            if match and progress:
-                progress(int(match.group(1)) + 1, total)
+            if match and asked.progress:
+                asked.progress(int(match.group(1)) + 1, asked.total)
             elif spent := re.match(r"Infer time: ([\d.]+) ms$", line):
                 self.inference_ms += float(spent.group(1))
             elif not match:
                 self.log(f"{self.spec.name}: {line}")
             said.append(line)
 
-        done = job.follow(on_line, 60.0 + seconds + self.lock_timeout + 30.0, self.patience)
+        done = job.follow(on_line, limit + self.lock_timeout + 30.0, self.patience, silence=60.0 + asked.seconds)
         return Completed(done.argv, done.exit_code, "\n".join(said), "", done.seconds)
 
     def _as_dumps(self, folder: Path, like: Sequence[Path], info: hrt.ModelInfo) -> list[Path]:

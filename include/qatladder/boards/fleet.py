@@ -80,6 +80,9 @@ class BoardSpec(Strict):
         None, description="Airflow connection that overrides host, port, user and key (resolved by the Airflow layer)."
     )
     workdir: BoardPath = Field("/userdata/qatladder", description="Folder on the board for the transfer cache and job folders.")
+    cache_mb: float = Field(
+        2048, ge=64, description="Quota of the transfer cache below workdir, 10**6 bytes; the least recently used go first."
+    )
     tool: str = Field("hrt_model_exec", pattern=r"^[\w./-]+$", description="hrt_model_exec, or its absolute path on the board.")
     jump: Jump | None = Field(None, description="Host to go through.")
     cores: int = Field(1, ge=1, le=8, description="BPU cores of the chip.")

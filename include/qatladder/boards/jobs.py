@@ -64,7 +64,7 @@ if test "$lock" != none; then
   exec 9< "$lock" || end 73
   waited=0
   until flock -n 9; do
-    test "$waited" -gt 0 || echo "waiting: somebody else holds the board"
+    test $((waited % 60)) -gt 0 || echo "waiting: somebody else holds the board"
     test "$waited" -lt "$wait" || end 175
     sleep 1
     waited=$((waited + 1))
@@ -195,17 +195,19 @@ class Job:
         limit: float = 3600.0,
         patience: float | None = None,
         offset: int = 0,
+        silence: float | None = None,
     ) -> Completed:
         """Wait for its end, its log line by line meanwhile. A lost connection is taken up where it was.
 
         Args:
             limit: seconds until we stop believing in an end; the board itself ends the job before.
             patience: seconds after which `StillRunning` is raised instead.
+            silence: seconds without a line in its log after which it counts as hanging; waiting for the board's lock is no silence.
         Returns:
             The command's exit code; `stdout` is empty: `on_line` had it.
         Raises:
             StillRunning: it goes on.
-            BrokenError: kinds `killed`, `timeout`, `board_busy`, or that of the session.
+            BrokenError: kinds `killed`, `timeout`, `silence`, `board_busy`, or that of the session.
         """
         started, lines = time.monotonic(), _Lines(on_line, offset)
         while True:
@@ -214,7 +216,7 @@ class Job:
             if wait <= 0 < left:
                 raise StillRunning(self.session.name, self.id, lines.offset)
             try:
-                found = self.session.persist(lambda: self._follow(lines, "wait", max(1.0, wait)))  # noqa: B023
+                found = self.session.persist(lambda: self._follow(lines, "wait", max(1.0, wait), silence))  # noqa: B023
             except BrokenError as error:
                 if error.kind == "timeout" and wait < left:
                     continue
@@ -258,9 +260,9 @@ class Job:
 
     # --- inside ---
 
-    def _follow(self, lines: _Lines, how: str, timeout: float) -> JobState:
+    def _follow(self, lines: _Lines, how: str, timeout: float, silence: float | None = None) -> JobState:
         argv = ["sh", "-c", _FOLLOW, "sh", str(self.folder), str(lines.begin()), how]
-        done = self.session.run(argv, timeout, on_data=lines.take)
+        done = self.session.run(argv, timeout, on_data=lines.take, silence=silence)
         word = done.stderr.split()[-1] if done.stderr.split() else ""
         if word.lstrip("-").isdecimal():
             return JobState("ended", int(word), lines.offset)

@@ -191,6 +191,7 @@ class BoardSession:
         cwd: str | PurePosixPath = "/",
         on_line: Callable[[str], None] | None = None,
         on_data: Callable[[bytes], None] | None = None,
+        silence: float | None = None,
     ) -> Completed:
         """Run one command and wait for it. No argument is ever seen by a shell. The command dies with the connection.
 
@@ -200,13 +201,14 @@ class BoardSession:
             cwd: working directory.
             on_line: called with each complete line of stdout as it arrives.
             on_data: called with the bytes of stdout as they arrive; they are not kept then.
+            silence: seconds without output after which the command counts as hanging; None: it may say nothing.
         Raises:
             BrokenError: see the module; also when the command was killed by the board.
         """
         command = shlex.join(["sh", "-c", _WATCHED, "sh", str(cwd), *argv])
         started = time.monotonic()
         with self.channel(f"run {argv[0]}", command, timeout) as channel:
-            stdout, stderr = self._read(channel, started + timeout, on_line, on_data)
+            stdout, stderr = self._read(channel, started + timeout, on_line, on_data, silence)
             code = exit_code(channel)
         return Completed(tuple(argv), code, stdout, stderr, time.monotonic() - started)
 
@@ -263,15 +265,18 @@ class BoardSession:
         deadline: float,
         on_line: Callable[[str], None] | None,
         on_data: Callable[[bytes], None] | None,
+        silence: float | None,
     ) -> tuple[str, str]:
         """Both streams of a command up to its end."""
         out, err, line_start = bytearray(), bytearray(), 0
+        heard = time.monotonic()
         while True:
             readable = select.select([channel], [], [], max(0.0, min(1.0, deadline - time.monotonic())))[0]
             if channel.recv_stderr_ready():
                 err += channel.recv_stderr(1 << 16)
             elif channel.recv_ready():
                 data = channel.recv(1 << 18)
+                heard = time.monotonic()
                 if on_data:
                     on_data(data)
                 else:
@@ -287,6 +292,14 @@ class BoardSession:
                 time.sleep(0.005)  # output has ended, the exit status is on its way
             if time.monotonic() >= deadline:
                 raise TimeoutError((out + err).decode(errors="replace"))
+            if silence is not None and time.monotonic() - heard > silence:
+                raise self.error(
+                    "the board has said nothing for too long",
+                    "silence",
+                    console=(out + err).decode(errors="replace"),
+                    expected=f"a sign of life every {silence:.0f} s",
+                    next_step="the tool hangs, in the driver as a rule: dmesg on the board, then reboot it",
+                )
 
     @contextmanager
     def _guard(self, doing: str, timeout: float, file: object = "") -> Iterator[None]:

@@ -80,7 +80,9 @@ TAXONOMY: dict[str, Kind] = {
         "elsewhere", False, "the tool prints another format than its dialect says: set `dialect` in the fleet, keep the console for us"
     ),
     "program_failed": Kind("never", False, "the user's on-board program failed: read its output, run it on the board by hand"),
+    "samples_changed": Kind("never", False, "the on-board program changed the samples it was given; let it read them only"),
     # --- dumps ---
+    "app_dumps": Kind("never", False, "the on-board program's dumps are not whole: compare their names with the patterns of the entry"),
     "dump_missing": Kind("elsewhere", True, "the tool wrote no such dump: disk space, or the dump flags of another dialect"),
     "dump_truncated": Kind("elsewhere", True, "the dump ended early: disk space and storage of the board"),
     "dump_size": Kind("elsewhere", False, "the dump is of another tensor: model file and model_info must be of one model"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from qatladder.validation.fleet import (
     preflight,
     usable_boards,
 )
-from qatladder.validation.onboard_app import App
+from qatladder.validation.onboard_app import App, archive
 from qatladder.validation.perf import measure
 from qatladder.validation.training import judge_metric
 from qatladder.zoo.schema import OnBoard
@@ -90,7 +90,9 @@ def validate(context: Context) -> list[CheckResult]:
             del context.products[name]
         context.facts["board"] = spec.name
         others = [other for other in boards if other.name != spec.name]
-        with _Work(context, spec, others, built, compiled) as work:
+        here = replace(context, folder=context.folder / spec.name)
+        here.folder.mkdir()
+        with _Work(here, spec, others, built, compiled) as work:
             checks = work.climb()
         if work.error is None:
             note_success(context.store, spec, run)
@@ -219,7 +221,7 @@ class _Work:
         for index, (name, array) in enumerate(arrays.items()):
             self.raw[name] = context.folder / f"output_{index}.npy"
             np.save(self.raw[name], array)
-        context.keep("dumps", _archive(context.folder / "dumps", context.folder / "dumps.tar"))
+        context.keep("dumps", archive(context.folder / "dumps", context.folder / "dumps.tar"))
         answer = bit_exact(context, self.built, self.raw, self.features, "board", self.compiled.facts["contradiction"])
         vote = "" if self._equal_int(arrays) else self._second_opinion(info, samples, arrays)
         skew = f"; {info.skew}" if info.skew else ""
@@ -437,15 +439,3 @@ class _Work:
             {"evaluated": found["evaluated"], "failed": found["failed"]},
             evidence,
         )
-
-
-def _archive(folder: Path, archive: Path) -> Path:
-    """The dumps and consoles as one file, reproducible: no times, no owners."""
-
-    def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
-        return info
-
-    with tarfile.open(archive, "w") as tar:
-        tar.add(folder, folder.name, filter=plain)
-    return archive

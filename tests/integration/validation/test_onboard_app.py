@@ -231,3 +231,12 @@ def test_a_virtual_board_states_its_estimate_once(bench: Bench, tmp_path: Path) 
         )
     assert check.status is Status.PASSED, check
     assert "a virtual board cannot measure" in check.measured
+
+
+def test_the_board_rung_asks_both_checks(bench: Bench) -> None:
+    result = run_rung(bench.ladder, "board", "run", print)
+    found = {check.id: (check.status, check.reason) for check in result.checks}
+    assert found["board.app_input"] == found["board.app_output"] == (Status.PASSED, "")
+    assert found["board.perf"] == (Status.PASSED, "")
+    assert "app_dumps" in result.products
+    assert list(result.facts["onboard_files"]) == ["digits_app.py"]
