@@ -181,7 +181,8 @@ class Board:
         patience: seconds after which a job that goes on raises `StillRunning`; None waits for its end.
         log: receives lines about what is done.
     Attributes:
-        inference_ms: time inside inference so far, as the board states it; the rest of a board's time is lost to everything else.
+        inference_ms: time inside inference so far, as the board states it.
+        held_ms: time from the start to the end of the jobs that held the board's lock for it; what is no inference is lost to others.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class Board:
         self.run = run
         self.patience = patience
         self.log = log or (lambda _line: None)
-        self.inference_ms = 0.0
+        self.inference_ms = self.held_ms = 0.0
         self._answered: list[Job] = []
 
     def __enter__(self) -> Board:
@@ -554,6 +555,7 @@ class Board:
         if asked.output_bytes * count > SMALL_DUMPS:  # as files, packed, and packed and compressed
             self.files.reserve(3 * asked.output_bytes * count)
         limit = 60.0 + asked.seconds * count
+        started = time.monotonic()
         job.start(argv, limit, self.lock_timeout)
         said: list[str] = []
 
@@ -568,6 +570,7 @@ class Board:
             said.append(line)
 
         done = job.follow(on_line, limit + self.lock_timeout + 30.0, self.patience, silence=60.0 + asked.seconds)
+        self.held_ms += (time.monotonic() - started) * 1e3
         return Completed(done.argv, done.exit_code, "\n".join(said), "", done.seconds)
 
     def _as_dumps(self, folder: Path, like: Sequence[Path], info: hrt.ModelInfo) -> list[Path]:
