@@ -29,6 +29,7 @@ from qatladder.boards.session import BoardSession, Completed, connect
 from qatladder.boards.taxonomy import TAXONOMY
 from qatladder.boards.transfer import Files, sha256_of
 from qatladder.errors import ArtifactError, BrokenError
+from qatladder.numerics.dumps import parse_name
 
 ONBOARD = Path(__file__).with_name("onboard")
 """What is sent to the board and runs there."""
@@ -600,6 +601,10 @@ class Board:
             folder = out_dir / str(sample)
             console = (folder / "console.txt").read_text(errors="replace") if (folder / "console.txt").is_file() else loop.console
             code = (folder / "code").read_text().strip() if (folder / "code").is_file() else str(loop.exit_code)
+            if code == "stale":
+                raise self._broken(
+                    "the tool left a dump of an earlier run", "dump_stale", console, TAXONOMY["dump_stale"].help, sample=sample
+                )
             done = Completed(("hrt_model_exec", "infer"), int(code or -1), console, "", loop.seconds)
             if done.exit_code in (126, 127):
                 raise self._tool_missing(done)
@@ -613,12 +618,27 @@ class Board:
             raise self._failed("infer", loop)
 
     def _dumps(self, folder: Path, info: hrt.ModelInfo) -> list[Path]:
-        found = hrt.find_dumps(folder)
-        for tensor in info.outputs:
-            try:
-                hrt.check_dump(found.get(tensor.index, folder / f"model_infer_output_{tensor.index}_{tensor.name}.bin"), tensor)
-            except BrokenError as error:
-                raise self._named(error, sample=folder.name) from error
+        """The output dumps of a sample: those of the model, whole, and no others."""
+        try:
+            found = hrt.find_dumps(folder)
+            for tensor in info.outputs:
+                path = found.get(tensor.index, folder / f"model_infer_output_{tensor.index}_{tensor.name}.bin")
+                hrt.check_dump(path, tensor)
+                said = parse_name(path.name)
+                if said and said.name and tensor.name and _letters(said.name) != _letters(tensor.name):
+                    raise BrokenError(
+                        "a dump is of another tensor", kind="dump_size", file=path, expected=f"a dump of {tensor.name}", found=path.name
+                    )
+            if surplus := sorted(set(found) - {tensor.index for tensor in info.outputs}):
+                raise BrokenError(
+                    "there are more dumps than outputs",
+                    kind="dump_size",
+                    file=found[surplus[0]],
+                    expected=f"{len(info.outputs)} outputs",
+                    found=f"a dump of output {surplus[0]}",
+                )
+        except BrokenError as error:
+            raise self._named(error, sample=folder.name) from error
         return [found[tensor.index] for tensor in info.outputs]
 
     def _named(self, error: BrokenError, **where: object) -> BrokenError:
@@ -666,6 +686,11 @@ def _batches(inputs: Sequence[Sequence[Path]], output_bytes: int) -> list[tuple[
 def _model_name(model: Path) -> str:
     """A model is called `model.hbm` or `model.bin` on the board, whatever its own name is."""
     return "model.bin" if model.suffix == ".bin" else "model.hbm"
+
+
+def _letters(name: str) -> str:
+    """A tensor's name as any build may write it into a file name."""
+    return re.sub(r"[^A-Za-z0-9]", "", name)
 
 
 def _executable(name: str, argv: Sequence[str]) -> bool:

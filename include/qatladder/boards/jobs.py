@@ -54,11 +54,12 @@ _RUN = """#!/bin/sh
 exec 8>>alive
 flock -n 8 || exit 0
 test -e begun && exit 0
+printf '    \\n' > exit_code.part  # its place on the disk, should that be full in the end
 echo "$$" > begun.part && mv begun.part begun
 exec > log 2>&1 < /dev/null
 lock=$1 wait=$2 limit=$3
 shift 3
-end() { echo "$1" > exit_code.part && mv exit_code.part exit_code; kill -KILL 0; }
+end() { printf '%-4s\\n' "$1" 1<> exit_code.part && mv exit_code.part exit_code; kill -KILL 0; }
 if test "$lock" != none; then
   test -e "$lock" || : >> "$lock"
   exec 9< "$lock" || end 73

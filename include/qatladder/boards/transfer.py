@@ -204,7 +204,7 @@ class Files:
 
     def refused(self, message: str, console: str, code: int) -> BrokenError:
         """The error of a command that the board's file system made fail."""
-        full = "No space left" in console or "Disk quota" in console or code == 73
+        full = code == 73 or any(said in console for said in ("No space left", "Disk quota", "Wrote only", "write error"))
         return self.session.error(
             message,
             "disk_full" if full else "tool_missing" if code in (126, 127) else "remote_file",
