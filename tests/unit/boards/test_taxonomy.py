@@ -54,3 +54,8 @@ def test_the_guide_lists_every_kind() -> None:
 def test_a_kind_of_somebody_else_is_tried_again_and_blames_no_board() -> None:
     found = kind_of(BrokenError("the store is down", kind="store"))
     assert (found.retry, found.blames_board) == ("same", False)
+
+
+def test_no_host_key_is_ever_taken_on_trust() -> None:
+    for path in (PROJECT / "include").rglob("*.py"):
+        assert not re.search(r"AutoAddPolicy|WarningPolicy|StrictHostKeyChecking.?.?no\b", path.read_text()), path
