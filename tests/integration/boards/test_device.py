@@ -280,3 +280,46 @@ def test_a_sample_needs_a_file_per_input(bench: Bench, models: dict[str, Model],
     with bench.board(X5) as board, pytest.raises(ArtifactError) as caught:
         board.infer(models["nv12"].hbm, [files[0], files[0] + files[1]], tmp_path / "out")
     assert caught.value.where["sample"] == "1"
+
+
+# --- the board's bindings ---
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ('exec "$REAL" "$@"', "which repeats hrt_model_exec on the first one"),
+        (
+            '"$REAL" "$@" && for raw in out/*/stream_0.raw; do printf "\\125" | dd of="$raw" bs=1 conv=notrunc 2>/dev/null; done',
+            "is not used",
+        ),
+        ("exit 69", "no usable bindings"),
+        ("exit 1", "no usable bindings"),
+        ('"$REAL" "$@"; kill -KILL $$', "no usable bindings"),
+    ],
+    ids=["sound", "other integers", "none", "failing", "killed"],
+)
+def test_bindings_are_used_only_where_they_repeat_the_tool(
+    python: str, said: str, bench: Bench, models: dict[str, Model], pictures: Pictures, tmp_path: Path
+) -> None:
+    files, feed = pictures(3)
+    folder = bench.root(X5) / "usr" / "bin"
+    lines: list[str] = []
+    with bench.board(X5) as board:
+        real = folder / "python3.real"
+        shutil.copy2(folder / "python3", real)
+        wrapper = folder / "wrapper"
+        wrapper.write_text(f"#!/bin/sh\nREAL={real}\n{python}\n")
+        wrapper.chmod(0o755)
+        wrapper.replace(folder / "python3")
+        board.log = lines.append
+        try:
+            info = board.model_info(models["nv12"].hbm)
+            results = board.infer(models["nv12"].hbm, files, tmp_path / "out", info=info)
+        finally:
+            real.replace(folder / "python3")
+    name = info.outputs[0].name
+    found = np.stack([hrt.read_dump(paths[0], info.outputs[0]) for paths in results])
+    np.testing.assert_array_equal(found, models["nv12"].reference(feed, name)[name])
+    assert any(said in line for line in lines), lines
+    assert not list((bench.root(X5) / "userdata" / "qatladder" / "jobs").iterdir())
