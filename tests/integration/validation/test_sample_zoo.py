@@ -250,14 +250,15 @@ def test_one_weight_of_any_convolution_is_noticed(home: Path, good: LadderResult
 
 def test_one_byte_changed_in_a_dump_fails_the_runtime_check(home: Path, prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read = hrt.read_dump
-    touched: list[Path] = []
+    touched: set[bytes] = set()
 
     def tampering(path: Path, tensor: hrt.TensorInfo) -> Any:
-        if not touched:
-            data = bytearray(path.read_bytes())
+        """The first sample's dump, however often it is asked for: what happens once only is a board's fault, not a model's."""
+        data = bytearray(path.read_bytes())
+        if path.parent.name == "0" and bytes(data) not in touched:
             data[0] ^= 1
             path.write_bytes(data)
-            touched.append(path)
+            touched.add(bytes(data))
         return read(path, tensor)
 
     monkeypatch.setattr(hrt, "read_dump", tampering)
@@ -278,7 +279,7 @@ def test_a_board_killed_in_the_middle_is_broken_and_the_next_run_recovers(home: 
     frames: list[str] = []
 
     def kill_at_the_third_frame(line: str) -> None:
-        if line.startswith("frame "):
+        if line.startswith("virtual-x5: frame "):
             frames.append(line)
             if len(frames) == 3:
                 os.kill(pid, signal.SIGKILL)
