@@ -23,6 +23,7 @@ from qatladder.boards.fleet import BoardSpec
 from qatladder.boards.hrt import ModelInfo, Perf, TensorInfo
 from qatladder.errors import ArtifactError, BrokenError
 from qatladder.numerics.tensor import TensorContract, pad, unpad
+from qatladder.runner.client import Environment
 from qatladder.settings import Settings
 from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, Log
 from qatladder.zoo.schema import Entry, Target
@@ -134,7 +135,10 @@ class FakeToolchain:
     def versions(self) -> dict[str, str]:
         return {"fake": "1.0"}
 
-    def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log) -> Conversion:
+    def source(self, target: Target) -> str:
+        return "onnx"
+
+    def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log, **_: object) -> Conversion:
         folder.mkdir(parents=True)
         model = json.loads(onnx.read_text())
         compiled = self.stale or model
@@ -149,25 +153,30 @@ class FakeToolchain:
         for role, text in texts.items():
             products[role] = folder / f"model.{role}"
             products[role].write_text(text)
-        return Conversion(products, _sha(texts["int"]), self.versions())
+        return Conversion(products, _sha(texts["int"]), self.versions(), self.describe_int(products["int"]))
 
-    def describe_int(self, int_model: Path, folder: Path) -> IntModel:
+    def describe_int(self, int_model: Path) -> IntModel:
         model = json.loads(int_model.read_text())
         inputs = [IntInput(name, "float32", (1, 2, 3), (model["input_scale"],), f"{name}_int") for name in ("a", "b")]
         scale = tuple(model["input_scale"] * value for value in model["weight_scale"])
         output = IntOutput("y", (1, 2, 4), "y_int", "int32", (1, 2, 4), scale, 2)
         return IntModel(tuple(dataclasses.replace(item, **self.int_inputs) for item in inputs), (output,))
 
-    def run_int(self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log) -> dict[str, Path]:
-        model = json.loads(int_model.read_text())
-        fed = {name: np.load(path) / np.float32(model["input_scale"]) for name, path in tensors.items()}
+    def run_int(
+        self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log, model: IntModel | None = None
+    ) -> dict[str, Path]:
+        held = json.loads(int_model.read_text())
+        fed = {name: np.load(path) / np.float32(held["input_scale"]) for name, path in tensors.items()}
         quantised = {name: np.clip(self.quantised(values), -128, 127).astype(np.int8) for name, values in fed.items()}
-        integers = self.integers(product(model, quantised))
-        scale = (np.float32(model["input_scale"]) * np.array(model["weight_scale"])).astype(np.float32)
+        integers = self.integers(product(held, quantised))
+        scale = (np.float32(held["input_scale"]) * np.array(held["weight_scale"])).astype(np.float32)
         answer = {"y": integers.astype(np.float32) * scale}
         if raw:
             answer.update({f"{name}_int": values for name, values in quantised.items()}, y_int=integers)
         return _save(answer, folder)
+
+    def run_reference(self, reference: Path, tensors: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
+        raise NotImplementedError
 
     def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
         compiled = json.loads(hbm.read_text())
@@ -317,7 +326,7 @@ class Lab:
         data["targets"] = [{"march": "bayes", "perf": {"max_latency_ms": 2, "min_fps": 500, "max_ddr_mb": 1, "max_size_mb": 5}}]
         self.zoo.entry(**{**data, **changes})
 
-    def make_toolchain(self, settings: Settings) -> FakeToolchain:
+    def make_toolchain(self, settings: Settings, environment: Environment | None = None) -> FakeToolchain:
         return self.toolchain
 
 

@@ -62,7 +62,7 @@ class IntOutput:
 
 @dataclass(frozen=True)
 class IntModel:
-    """What `describe_int` reads from the int ONNX itself."""
+    """What the int model itself states of its inputs and outputs."""
 
     inputs: tuple[IntInput, ...]
     outputs: tuple[IntOutput, ...]
@@ -73,14 +73,17 @@ class Conversion:
     """What `convert` built.
 
     Attributes:
-        products: files by role: `int` (quantized ONNX), `hbm`, `bin`, `hbir` (when kept), `config`, `log`, `perf_json`, `perf_html`.
+        products: files by role: `int` (quantized ONNX, `.bc`, TorchScript), `hbm`, `bin`, `hbir` (when kept), `config`, `log`, `perf_json`,
+            `perf_html`; of a `ptq` target also `reference`, the toolchain's own fake-quant model.
         identity: sha256 that repeats for equal input (of the int ONNX in canonical order: hbm and bin embed paths and never repeat).
         versions: tool name to version.
+        model: inputs, outputs, scales and raw tensors of the int model.
     """
 
     products: dict[str, Path]
     identity: str
     versions: dict[str, str]
+    model: IntModel
 
 
 @dataclass(frozen=True)
@@ -128,22 +131,47 @@ class Toolchain(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of the installed tools."""
 
-    def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log) -> Conversion:
-        """Exported QDQ ONNX to int ONNX and hbm, in `folder`.
+    def source(self, target: Target) -> str:
+        """The artifact of an entry that `convert` takes: `onnx` or `int`."""
 
+    def convert(
+        self,
+        entry: Entry,
+        target: Target,
+        model: Path,
+        folder: Path,
+        log: Log,
+        *,
+        hbm: Path | None = None,
+        calibration: dict[str, Path] | None = None,
+    ) -> Conversion:
+        """The source model to int model and hbm, in `folder`.
+
+        Args:
+            model: the artifact `source` names.
+            hbm: a compiled model that exists already and is to be proven instead of a new one.
+            calibration: [N, ...] .npy per input of a `ptq` target: what the int model would be fed.
         Raises:
             ToolchainError: the toolchain refuses the model, or would build something else than was asked.
             BrokenError: the tool died or is not there.
         """
 
-    def describe_int(self, int_model: Path, folder: Path) -> IntModel:
-        """Inputs, outputs, scales and raw tensors of an int ONNX."""
-
-    def run_int(self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log) -> dict[str, Path]:
+    def run_int(
+        self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log, model: IntModel | None = None
+    ) -> dict[str, Path]:
         """Run the int model on [N, ...] .npy inputs (by input name; each sample without the batch axis of 1).
 
+        Args:
+            model: what `convert` said of it; a toolchain whose int model states its own scales needs none.
         Returns:
             [N, ...] .npy per output name (float32, dequantised); with `raw` also per `raw_name` of inputs and outputs (integers).
+        """
+
+    def run_reference(self, reference: Path, tensors: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
+        """Run the toolchain's own fake-quant model (`reference` of a `ptq` conversion) on what the int model is fed.
+
+        Returns:
+            [N, ...] float32 .npy per output name.
         """
 
     def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:

@@ -37,8 +37,9 @@ class Hmct:
 
     name = "hmct"
 
-    def __init__(self, settings: Settings, timeout: float = 1800.0) -> None:
+    def __init__(self, settings: Settings, environment: Environment | None = None, timeout: float = 1800.0) -> None:
         self._settings = settings
+        self._given = environment
         self._timeout = timeout
 
     @property
@@ -62,11 +63,24 @@ class Hmct:
     def versions(self) -> dict[str, str]:
         return dict(_probe(self._settings.vendor_python))
 
-    def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log) -> Conversion:
+    def source(self, target: Target) -> str:
+        return "onnx"
+
+    def convert(
+        self,
+        entry: Entry,
+        target: Target,
+        model: Path,
+        folder: Path,
+        log: Log,
+        *,
+        hbm: Path | None = None,
+        calibration: dict[str, Path] | None = None,
+    ) -> Conversion:
         folder.mkdir(parents=True, exist_ok=True)
         arguments = {
             "model": entry.model,
-            "onnx_file": str(onnx.resolve()),
+            "onnx_file": str(model.resolve()),
             "folder": str(folder.resolve()),
             "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
             "target": target.model_dump(mode="json", include={"march", "optimize_level", "core_num"}),
@@ -76,18 +90,24 @@ class Hmct:
         log(
             f"{value['compared']} scales and weights of the int model equal the exported model's ({value['half_way']} single weights half way)"
         )
-        return Conversion(products, value["identity"], value["versions"])
+        return Conversion(products, value["identity"], value["versions"], self.describe_int(products["int"], folder / "describe"))
 
     def describe_int(self, int_model: Path, folder: Path) -> IntModel:
+        """Inputs, outputs, scales and raw tensors of an int ONNX."""
         value = self._job("describe_int", {"int_model": str(int_model.resolve())}, folder, None, rung="int")
         return IntModel(
             tuple(IntInput(**_tuples(item)) for item in value["inputs"]), tuple(IntOutput(**_tuples(item)) for item in value["outputs"])
         )
 
-    def run_int(self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log) -> dict[str, Path]:
+    def run_int(
+        self, int_model: Path, tensors: dict[str, Path], folder: Path, raw: bool, log: Log, model: IntModel | None = None
+    ) -> dict[str, Path]:
         files = {name: str(path.resolve()) for name, path in tensors.items()}
         arguments = {"int_model": str(int_model.resolve()), "tensors": files, "folder": str(folder.resolve()), "raw": raw}
         return {name: Path(file) for name, file in self._job("run_int", arguments, folder, log, rung="int").items()}
+
+    def run_reference(self, reference: Path, tensors: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
+        raise NotImplementedError
 
     def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
         arguments = {

@@ -95,7 +95,7 @@ def _build(march: str, scratch: Path, whole: Path, toolchain: Toolchain) -> None
     onnx_file = scratch / "golden.onnx"
     onnx_file.write_bytes(network())
     converted = toolchain.convert(entry, entry.targets[0], onnx_file, scratch / "convert", log)
-    model = toolchain.describe_int(converted.products["int"], scratch / "describe")
+    model = converted.model
     frames = pictures()
     contract = entry.inputs[0].contract()
     feed = contract.intermediate(frames)

@@ -65,13 +65,14 @@ class _Work:
 
     def input(self) -> Answer:
         context, entry = self.context, self.entry
-        onnx = context.artifact("onnx")
-        context.keep("onnx", onnx)
-        conversion = context.toolchain.convert(entry, context.target, onnx, context.folder / "convert", context.log)
+        source = context.toolchain.source(context.target)
+        exported = context.artifact(source)
+        context.keep(source, exported)
+        conversion = context.toolchain.convert(entry, context.target, exported, context.folder / "convert", context.log)
         for role, path in conversion.products.items():
             context.keep(role, path)
         self.int_file = conversion.products["int"]
-        model = context.toolchain.describe_int(self.int_file, context.folder / "describe")
+        model = conversion.model
         context.facts.update(
             identity=conversion.identity, versions=conversion.versions, int_model=_jsonable(model), source=str(self.source)
         )
@@ -138,7 +139,7 @@ class _Work:
     def accuracy(self) -> Answer:
         context, samples = self.context, self.samples
         assert samples is not None and self.int_file is not None and self.model is not None
-        self.outputs = context.toolchain.run_int(self.int_file, samples.int_inputs, context.folder / "int", False, context.log)
+        self.outputs = context.toolchain.run_int(self.int_file, samples.int_inputs, context.folder / "int", False, context.log, self.model)
         value = context.model_job(
             "score",
             {
@@ -157,7 +158,7 @@ class _Work:
         context, samples, limits = self.context, self.samples, self.entry.fidelity
         assert samples is not None and self.int_file is not None and self.model is not None
         fed = take(samples.int_inputs, self.head, context.folder / "probe_int")
-        answered = context.toolchain.run_int(self.int_file, fed, context.folder / "probe_run", True, context.log)
+        answered = context.toolchain.run_int(self.int_file, fed, context.folder / "probe_run", True, context.log, self.model)
         self._keep_probe(fed, answered)
         artifact = context.artifact(str(self.source))
         tensors = {}

@@ -25,6 +25,7 @@ from qatladder.evidence.store import safe_name, sha256_file
 from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
 from qatladder.ladder.checks import checks_of, question
 from qatladder.reports.report import report_html, report_json
+from qatladder.runner.client import Environment
 from qatladder.settings import Settings, load_settings
 from qatladder.toolchains.base import Toolchain
 from qatladder.toolchains.hmct import Hmct
@@ -33,11 +34,12 @@ from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
 from qatladder.validation.fleet import usable_boards
 from qatladder.zoo.load import Zoo, load_zoo
-from qatladder.zoo.schema import Entry
+from qatladder.zoo.schema import Entry, Target
 
-TOOLCHAINS: dict[str, Callable[[Settings], Toolchain]] = {"hmct": Hmct}
+TOOLCHAINS: dict[str, Callable[[Settings, Environment | None], Toolchain]] = {"hmct": Hmct}
+"""By name: settings and the environment with the tools (None: the toolchain's own) to the toolchain."""
 
-ARTIFACTS = ("float", "calib", "qat", "onnx")
+ARTIFACTS = ("float", "calib", "qat", "onnx", "int", "hbm")
 
 VALIDATORS: dict[Rung, Callable[[Context], list[CheckResult]]] = {
     Rung.FLOAT: training.validate,
@@ -191,6 +193,7 @@ def run_rung(
     _forget_old_work(settings.work)
     folder = Path(tempfile.mkdtemp(prefix=f"{ladder_key(ladder)}-{wanted}-", dir=settings.work))
     try:
+        zoo = load_zoo(settings)
         context = Context(
             ladder=ladder,
             entry=entry,
@@ -198,9 +201,9 @@ def run_rung(
             rung=wanted,
             run_id=run_id,
             settings=settings,
-            zoo=load_zoo(settings),
+            zoo=zoo,
             store=store,
-            toolchain=TOOLCHAINS[target.toolchain](settings),
+            toolchain=toolchain_of(entry, target, zoo, settings),
             folder=folder,
             log=log,
             connect=connect,
@@ -226,6 +229,16 @@ def run_rung(
         if os.environ.get("QATLADDER_KEEP_WORK") != "1":
             shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def toolchain_of(entry: Entry, target: Target, zoo: Zoo, settings: Settings) -> Toolchain:
+    """The toolchain of a target, in the environment the zoo gives it.
+
+    Raises:
+        ConfigError: the target names an environment that zoo.yaml does not define.
+    """
+    given = target.environment or (None if target.toolchain == "hmct" else entry.environment)
+    return TOOLCHAINS[target.toolchain](settings, None if given is None else zoo.environment_named(given, entry.model))
 
 
 def _raise(error: Exception) -> Answer:

@@ -50,13 +50,16 @@ class Zoo:
         return None if name is None else self.artifact_root / name
 
     def environment(self, entry: Entry) -> Environment:
+        return self.environment_named(entry.environment, entry.model)
+
+    def environment_named(self, name: str, model: str) -> Environment:
         try:
-            return self.environments[entry.environment]
+            return self.environments[name]
         except KeyError:
             raise ConfigError(
                 "the entry names an environment that zoo.yaml does not define",
-                model=entry.model,
-                found=entry.environment,
+                model=model,
+                found=name,
                 expected=" | ".join(self.environments),
                 next_step=f"define it under `environments` in {self.folder / 'zoo.yaml'}",
             ) from None

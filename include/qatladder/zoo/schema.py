@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from qatladder.numerics.contract import RUNTIME_TYPES, SOURCE_TYPES, InputContract
 
-March = Literal["bernoulli2", "bayes", "bayes-e"]
+March = Literal["bernoulli2", "bayes", "bayes-e", "nash-e", "nash-m", "nash-p"]
 ColourType = Literal["rgb", "bgr", "yuv444", "gray", "featuremap"]
 RuntimeType = Literal["nv12", "yuv444", "rgb", "bgr", "gray", "featuremap"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -113,7 +113,14 @@ class Artifacts(Strict):
     float: str = Field(description="Checkpoint of the float model.")
     calib: str | None = Field(None, description="Checkpoint after calibration.")
     qat: str | None = Field(None, description="Checkpoint after quantisation-aware training; may be absent when calib meets its gate.")
-    onnx: str | None = Field(None, description="QDQ ONNX exported from the qat (or calib) model; what the toolchain converts.")
+    onnx: str | None = Field(
+        None,
+        description="What hmct and nash convert: QDQ ONNX exported from the qat (or calib) model, or the float ONNX of a `ptq` target.",
+    )
+    int: str | None = Field(None, description="What openexplorer compiles: the int model as TorchScript (`convert_fx`, traced).")
+    hbm: str | None = Field(
+        None, description="A compiled model that exists already; it is proven to come from the int model, never trusted."
+    )
 
 
 class Gate(Strict):
@@ -305,12 +312,23 @@ class OnBoard(Strict):
         return self
 
 
+class PTQ(Strict):
+    """Post-training quantisation: the toolchain calibrates the float ONNX on the adapter's `calibration` split."""
+
+    samples: int = Field(32, ge=1, description="Calibration samples.")
+
+
 class Target(Strict):
     """One chip the model must run on."""
 
     march: March
     name: Name | None = Field(None, description="Name of the target; the march when empty.")
-    toolchain: Literal["hmct"] = Field("hmct", description="What turns the exported model into int and hbm.")
+    toolchain: Literal["hmct", "openexplorer", "nash"] = Field("hmct", description="What turns the exported model into int and hbm.")
+    environment: Name | None = Field(
+        None,
+        description="Environment that holds the toolchain's tools; empty for the vendor environment (hmct) or the entry's own (others).",
+    )
+    ptq: PTQ | None = Field(None, description="Post-training quantisation by the toolchain; empty for a model that carries its own scales.")
     boards: tuple[Name, ...] = Field((), description="Boards of the fleet to use; empty for any board of this march.")
     optimize_level: Literal["O0", "O1", "O2", "O3"] = "O2"
     core_num: Literal[1, 2] = 1
