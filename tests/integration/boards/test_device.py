@@ -72,7 +72,7 @@ def test_nv12_integers_equal_the_quantized_onnx(bench: Bench, models: dict[str, 
     np.testing.assert_array_equal(found, expected)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert results[3][0].name == f"model_infer_output_0_{name}.bin"
-    assert not list((bench.root(X5) / "userdata" / "qatladder" / "jobs").iterdir())
+    assert set(jobs.iterdir()) <= left
 
 
 def test_padded_featuremap_integers_equal_the_quantized_onnx(
@@ -304,8 +304,10 @@ def test_bindings_are_used_only_where_they_repeat_the_tool(
 ) -> None:
     files, feed = pictures(3)
     folder = bench.root(X5) / "usr" / "bin"
+    jobs = bench.root(X5) / "userdata" / "qatladder" / "jobs"
     lines: list[str] = []
     with bench.board(X5) as board:
+        left = set(jobs.iterdir()) if jobs.is_dir() else set()  # a job of the server that was killed waits for an hour
         real = folder / "python3.real"
         shutil.copy2(folder / "python3", real)
         wrapper = folder / "wrapper"
@@ -322,4 +324,4 @@ def test_bindings_are_used_only_where_they_repeat_the_tool(
     found = np.stack([hrt.read_dump(paths[0], info.outputs[0]) for paths in results])
     np.testing.assert_array_equal(found, models["nv12"].reference(feed, name)[name])
     assert any(said in line for line in lines), lines
-    assert not list((bench.root(X5) / "userdata" / "qatladder" / "jobs").iterdir())
+    assert set(jobs.iterdir()) <= left
