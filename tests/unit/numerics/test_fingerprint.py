@@ -183,3 +183,8 @@ def test_any_two_tensors_get_an_answer(shape: Any, dtype: str, spread: int, seed
     assert 0.0 <= found.confidence <= 1.0
     if found.cause != "none":
         assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
+def test_one_number_has_no_pattern(shape: tuple[int, ...]) -> None:
+    assert fingerprint(np.full(shape, 3.0), np.full(shape, 4.0)).cause == "none"
