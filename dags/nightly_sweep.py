@@ -48,6 +48,7 @@ verdict: `ship`, `no-ship` with the first failed check, or `undecided`.
             title="Rungs",
             description_md="With fewer than six rungs no ladder can get `ship`.",
         ),
+        "force": Param(False, type="boolean", title="Force", description_md="Convert and compile again what is unchanged."),
     },
 )
 def nightly_sweep() -> None:

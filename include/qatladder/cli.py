@@ -35,6 +35,7 @@ USAGE = 3
 console = Console(stderr=True)
 
 rungs_option = click.option("--rungs", help="Only these rungs, separated by commas, e.g. float,calib.")
+force_option = click.option("--force", is_flag=True, help="Convert and compile again what is unchanged.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print what the tools print.")
 
@@ -60,11 +61,12 @@ app.add_command(fleet_app, "board")
 
 @app.command()
 @rungs_option
+@force_option
 @json_option
 @verbose_option
-def sweep(rungs: str | None, as_json: bool, verbose: bool) -> None:
+def sweep(rungs: str | None, force: bool, as_json: bool, verbose: bool) -> None:
     """Validate every model of the zoo on every target."""
-    _climb(None, None, None, rungs, as_json, verbose)
+    _climb(None, None, None, rungs, force, as_json, verbose)
 
 
 @app.command()
@@ -72,18 +74,29 @@ def sweep(rungs: str | None, as_json: bool, verbose: bool) -> None:
 @click.option("--version", help="Only this version.")
 @click.option("--target", help="Only this target.")
 @rungs_option
+@force_option
 @json_option
 @verbose_option
-def validate(models: Sequence[str], version: str | None, target: str | None, rungs: str | None, as_json: bool, verbose: bool) -> None:
+def validate(
+    models: Sequence[str], version: str | None, target: str | None, rungs: str | None, force: bool, as_json: bool, verbose: bool
+) -> None:
     """Validate some models, float to board."""
-    _climb(models, version, target, rungs, as_json, verbose)
+    _climb(models, version, target, rungs, force, as_json, verbose)
 
 
-def _climb(models: Sequence[str] | None, version: str | None, target: str | None, rungs: str | None, as_json: bool, verbose: bool) -> None:
+def _climb(
+    models: Sequence[str] | None,
+    version: str | None,
+    target: str | None,
+    rungs: str | None,
+    force: bool,
+    as_json: bool,
+    verbose: bool,
+) -> None:
     from qatladder.reports.text import ladder_text, verdict_table
     from qatladder.validation import finish_ladder, finish_run, new_run_id, plan, run_rung
 
-    ladders = plan(models, version, target, [name.strip() for name in rungs.split(",")] if rungs else None)
+    ladders = plan(models, version, target, [name.strip() for name in rungs.split(",")] if rungs else None, force)
     run_id = new_run_id()
     log: Callable[[str], None] = (lambda line: console.print(line, markup=False, highlight=False)) if verbose else (lambda line: None)
     with _virtual_boards(ladders), _progress() as progress:

@@ -30,7 +30,8 @@ def plan_ladders(params: Mapping[str, Any], slots: Sequence[str]) -> dict[str, l
     """The run's ladders by slot: the board the plan gave each one, or `no_board`.
 
     Args:
-        params: the DAG run's params: `models` or `model`, `version`, `target`, `rungs`; absent or None means all.
+        params: the DAG run's params: `models` or `model`, `version`, `target`, `rungs`; absent or None means all;
+            `force`: convert again what is unchanged.
         slots: the slots the DAG has a group for.
 
     Raises:
@@ -40,7 +41,13 @@ def plan_ladders(params: Mapping[str, Any], slots: Sequence[str]) -> dict[str, l
 
     models = params.get("models") or ([params["model"]] if params.get("model") else None)
     with airflow_errors():
-        ladders = plan(models=models, version=params.get("version"), target=params.get("target"), rungs=params.get("rungs"))
+        ladders = plan(
+            models=models,
+            version=params.get("version"),
+            target=params.get("target"),
+            rungs=params.get("rungs"),
+            force=bool(params.get("force")),
+        )
     planned: dict[str, list[Ladder]] = {slot: [] for slot in slots}
     for ladder in ladders:
         # A board that joined the fleet after the DAG was parsed has no slot until the next parse.

@@ -122,6 +122,10 @@ class Store(ABC):
         temporary.replace(path)
         return path
 
+    def discard(self, evidence: Evidence) -> None:
+        """Delete an object whose bytes turned out wrong, so that storing them again writes them anew."""
+        self._delete(self._object_key(evidence.sha256, evidence.name))
+
     def read_object(self, name: str) -> bytes:
         """The bytes of an object by its file name (`<sha256>` or `<sha256>.<suffix>`), verified.
 

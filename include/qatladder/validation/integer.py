@@ -14,6 +14,7 @@ from qatladder.ladder.checks import check_ids
 from qatladder.numerics.compare import compare
 from qatladder.numerics.contract import GRAY_LEVEL_SHARE, explain_difference
 from qatladder.toolchains.base import IntInput, IntModel
+from qatladder.validation import reuse
 from qatladder.validation.ask import Answer, Unprovable, ask, skip_all
 from qatladder.validation.context import Context
 from qatladder.validation.samples import Samples, contract_of, make_samples, take
@@ -68,13 +69,17 @@ class _Work:
         source = context.toolchain.source(context.target)
         exported = context.artifact(source)
         context.keep(source, exported)
-        conversion = context.toolchain.convert(entry, context.target, exported, context.folder / "convert", context.log)
+        conversion, origin = reuse.convert(context, exported)
         for role, path in conversion.products.items():
             context.keep(role, path)
         self.int_file = conversion.products["int"]
         model = conversion.model
         context.facts.update(
-            identity=conversion.identity, versions=conversion.versions, int_model=_jsonable(model), source=str(self.source)
+            identity=conversion.identity,
+            versions=conversion.versions,
+            int_model=_jsonable(model),
+            source=str(self.source),
+            conversion=asdict(origin),
         )
         evidence = [context.products[role] for role in ("config", "log", "int") if role in context.products]
         self.samples = make_samples(context, self.head, {item.name: tuple(item.shape) for item in model.inputs})
@@ -96,7 +101,7 @@ class _Work:
                 )
         return Answer(
             not problems,
-            "; ".join(measured),
+            "; ".join([*measured, str(origin)]),
             "; ".join(_expectation(spec) for spec in entry.inputs),
             reason="; ".join(problems),
             values=values,

@@ -61,6 +61,7 @@ def plan(
     version: str | None = None,
     target: str | None = None,
     rungs: Sequence[str] | None = None,
+    force: bool = False,
 ) -> list[dict[str, Any]]:
     """The ladders to climb: one per model version and target, as plain JSON data.
 
@@ -69,6 +70,7 @@ def plan(
     Args:
         models: model names; None or empty for all.
         version, target, rungs: restrict to these.
+        force: convert and compile again what is unchanged.
     Raises:
         ConfigError: a name that does not exist, or an entry that cannot be read.
     """
@@ -87,7 +89,7 @@ def plan(
         )
     chosen = _rungs(rungs)
     ladders = [
-        _ladder(zoo, entry, target_id, chosen)
+        {**_ladder(zoo, entry, target_id, chosen), "force": force}
         for entry in zoo.entries.values()
         if (not asked or entry.model in asked) and (version is None or entry.version == version)
         for target_id in [item.id for item in entry.targets]

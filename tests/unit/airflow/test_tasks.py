@@ -124,7 +124,7 @@ def test_the_plan_sorts_ladders_by_board(ladder, monkeypatch):
     monkeypatch.setattr(qatladder.validation, "plan", plan)
     planned = tasks.plan_ladders({"model": "m", "version": None, "target": "bayes-e", "rungs": ["float"]}, ["a", "no_board"])
     assert [len(planned["a"]), len(planned["no_board"])] == [1, 2]
-    assert asked == {"models": ["m"], "version": None, "target": "bayes-e", "rungs": ["float"]}
+    assert asked == {"models": ["m"], "version": None, "target": "bayes-e", "rungs": ["float"], "force": False}
     tasks.plan_ladders({"models": None, "rungs": None}, ["a", "no_board"])
     assert asked["models"] is None
 
