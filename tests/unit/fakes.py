@@ -178,6 +178,9 @@ class FakeToolchain:
     def run_reference(self, reference: Path, tensors: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
         raise NotImplementedError
 
+    def finish(self, int_model: Path, raw: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
+        raise NotImplementedError
+
     def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
         compiled = json.loads(hbm.read_text())
         report = CompileReport(

@@ -150,7 +150,8 @@ class Toolchain(Protocol):
         Args:
             model: the artifact `source` names.
             hbm: a compiled model that exists already and is to be proven instead of a new one.
-            calibration: [N, ...] .npy per input of a `ptq` target: what the int model would be fed.
+            calibration: [N, ...] float32 .npy per input of a `ptq` target, in the layout of training: of an image the values 0..255 of
+                `type_train` as the board's picture gives them, of a featuremap the training tensor.
         Raises:
             ToolchainError: the toolchain refuses the model, or would build something else than was asked.
             BrokenError: the tool died or is not there.
@@ -170,6 +171,15 @@ class Toolchain(Protocol):
     def run_reference(self, reference: Path, tensors: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
         """Run the toolchain's own fake-quant model (`reference` of a `ptq` conversion) on what the int model is fed.
 
+        Returns:
+            [N, ...] float32 .npy per output name.
+        """
+
+    def finish(self, int_model: Path, raw: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
+        """What the CPU makes of the BPU's integers: dequantisation and whatever operators the int model has behind it.
+
+        Args:
+            raw: [N, ...] .npy per `raw_name` of the int model's outputs.
         Returns:
             [N, ...] float32 .npy per output name.
         """

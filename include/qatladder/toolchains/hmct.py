@@ -26,6 +26,9 @@ STANDIN = Path(__file__).resolve().parent / "torch_standin"
 
 _CALL = "qatladder.toolchains.hmct_vendor:"
 
+_OPTIONS = {"march", "optimize_level", "core_num", "compile_mode", "balance_factor", "max_time_per_fc", "ptq"}
+"""What of a target the tools are told."""
+
 
 class Hmct:
     """See `qatladder.toolchains.base.Toolchain`.
@@ -83,13 +86,16 @@ class Hmct:
             "onnx_file": str(model.resolve()),
             "folder": str(folder.resolve()),
             "inputs": [spec.model_dump(mode="json") for spec in entry.inputs],
-            "target": target.model_dump(mode="json", include={"march", "optimize_level", "core_num"}),
+            "target": target.model_dump(mode="json", include=_OPTIONS),
+            "calibration": {name: str(path.resolve()) for name, path in calibration.items()} if calibration else None,
         }
         value = self._job("convert", arguments, folder, log, model=entry.model, target=target.id)
         products = {role: Path(file) for role, file in value["products"].items()}
-        log(
-            f"{value['compared']} scales and weights of the int model equal the exported model's ({value['half_way']} single weights half way)"
-        )
+        if target.ptq is None:
+            log(
+                f"{value['compared']} scales and weights of the int model equal the exported model's "
+                f"({value['half_way']} single weights half way)"
+            )
         return Conversion(products, value["identity"], value["versions"], self.describe_int(products["int"], folder / "describe"))
 
     def describe_int(self, int_model: Path, folder: Path) -> IntModel:
@@ -107,7 +113,20 @@ class Hmct:
         return {name: Path(file) for name, file in self._job("run_int", arguments, folder, log, rung="int").items()}
 
     def run_reference(self, reference: Path, tensors: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
-        raise NotImplementedError
+        arguments = {
+            "reference": str(reference.resolve()),
+            "tensors": {name: str(path.resolve()) for name, path in tensors.items()},
+            "folder": str(folder.resolve()),
+        }
+        return {name: Path(file) for name, file in self._job("run_reference", arguments, folder, log, rung="int").items()}
+
+    def finish(self, int_model: Path, raw: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
+        arguments = {
+            "int_model": str(int_model.resolve()),
+            "raw": {name: str(path.resolve()) for name, path in raw.items()},
+            "folder": str(folder.resolve()),
+        }
+        return {name: Path(file) for name, file in self._job("finish", arguments, folder, log, rung="int").items()}
 
     def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
         arguments = {

@@ -151,6 +151,38 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return result
 
 
+def end_of(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model between these tensors and its outputs, as a model that takes them.
+
+    Raises:
+        ToolchainError: an output needs more than these.
+    """
+    graph = IntGraph(model)
+    kept: set[str] = set()
+    waiting = [item.name for item in model.graph.output]
+    while waiting:
+        name = waiting.pop()
+        if not name or name in tensors or name in graph.constants:
+            continue
+        node = graph.producers.get(name)
+        if node is None:
+            raise ToolchainError("an output of the int model depends on more than the BPU's outputs", "convert again", tensor=name)
+        if node.output[0] not in kept:
+            kept.add(node.output[0])
+            waiting.extend(node.input)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = [node for node in model.graph.node if node.output[0] in kept]
+    used = {name for node in nodes for name in node.input}
+    constants = [item for item in model.graph.initializer if item.name in used]
+    for field in ("node", "initializer", "input"):
+        del getattr(result.graph, field)[:]
+    result.graph.node.extend(nodes)
+    result.graph.initializer.extend(constants)
+    result.graph.input.extend(helper.make_tensor_value_info(name, graph.types[name].elem_type, graph.shape(name)) for name in tensors)
+    return result
+
+
 def canonical(model: onnx.ModelProto) -> bytes:
     """The bytes of a model whose constants and shapes are in the order of their names: hmct writes equal models in varying order."""
     result = onnx.ModelProto()

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import onnx
 from onnx import external_data_helper
 
 from qatladder.errors import ArtifactError, BrokenError, ToolchainError
-from qatladder.toolchains import hmct_graph, hmct_tools
+from qatladder.toolchains import hmct_graph, hmct_ptq, hmct_tools
+from qatladder.toolchains.hmct_onnx import Pair
 from qatladder.toolchains.hmct_provenance import contradiction
 from qatladder.toolchains.hmct_rewrite import rewrite
 
@@ -44,22 +46,38 @@ def versions() -> dict[str, str]:
     }
 
 
-def convert(model: str, onnx_file: str, folder: str, inputs: list[dict[str, Any]], target: dict[str, Any]) -> dict[str, Any]:
-    """Convert an exported QDQ ONNX.
+def convert(
+    model: str,
+    onnx_file: str,
+    folder: str,
+    inputs: list[dict[str, Any]],
+    target: dict[str, Any],
+    calibration: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Convert an exported QDQ ONNX, or calibrate and convert a float one.
 
     Args:
         model: the entry's model name; names the hbm's model and the .bin.
         onnx_file, folder: absolute paths.
         inputs: the entry's inputs as `InputSpec` has them.
-        target: march, optimize_level and core_num.
+        target: march, options and `ptq` as `Target` has them.
+        calibration: [N, ...] float32 .npy per input of a `ptq` target; see `qatladder.toolchains.base`.
     Returns:
         {"products": {role: path}, "identity": sha256, "versions": {...}, "compared": scales and weights found equal,
         "half_way": single weights whose rounding is open (see `hmct_graph.verify_scales`)}.
     """
     work = Path(folder)
     name = re.sub(r"\W", "_", model)
-    rewritten = rewrite(_load(Path(onnx_file)), {item["name"]: item["shape"] for item in inputs}, name)
-    (work / "model.onnx").write_bytes(rewritten.model.SerializeToString(deterministic=True))
+    shapes = {item["name"]: item["shape"] for item in inputs}
+    exported = _load(Path(onnx_file))
+    pairs: Sequence[Pair] = ()
+    if target["ptq"] is None:
+        rewritten = rewrite(exported, shapes, name)
+        exported, pairs = rewritten.model, rewritten.pairs
+    else:
+        exported = hmct_ptq.prepare(exported, shapes, name)
+        hmct_ptq.write_calibration(calibration or {}, inputs, work / "calibration")
+    (work / "model.onnx").write_bytes(exported.SerializeToString(deterministic=True))
     config = work / "hb_mapper.yaml"
     config.write_text(configuration(name, inputs, target), encoding="utf-8")
     build = work / "build"
@@ -76,12 +94,12 @@ def convert(model: str, onnx_file: str, folder: str, inputs: list[dict[str, Any]
     complete = all(file.is_file() and file.stat().st_size for file in (binary, quantized_file, calibrated))
     if run.code != 0 or not complete or _CONVERTED not in run.console:
         error = hmct_tools.conversion_error(run, model)
-        if isinstance(error, ToolchainError) and calibrated.is_file():  # a scale of hmct's own is the better explanation
-            hmct_graph.verify_calibration(rewritten.pairs, _written(calibrated))
+        if isinstance(error, ToolchainError) and pairs and calibrated.is_file():  # a scale of hmct's own is the better explanation
+            hmct_graph.verify_calibration(pairs, _written(calibrated))
         raise error
     _one_bpu_part(build / f"{name}_hybrid_model.onnx", run.console)
     quantized = _written(quantized_file)
-    compared, half_way = hmct_graph.verify_scales(rewritten.pairs, _written(calibrated), quantized)
+    compared, half_way = hmct_graph.verify_scales(pairs, _written(calibrated), quantized) if target["ptq"] is None else (0, 0)
     hbm = work / f"{name}.hbm"
     hbm.write_bytes(_packed_hbm(binary))
     described = hmct_tools.describe_hbm(_disassemble(hbm, work), hbm)
@@ -94,6 +112,8 @@ def convert(model: str, onnx_file: str, folder: str, inputs: list[dict[str, Any]
     int_model.write_bytes(hmct_graph.canonical(quantized))
     products = {"int": int_model, "hbm": hbm, "bin": binary, "config": config, "log": log}
     part = build / f"{described['name']}.x"
+    if target["ptq"] is not None:
+        products["reference"] = calibrated
     optional = {"hbir": part.with_suffix(".hbir"), "perf_json": part.with_suffix(".json"), "perf_html": part.with_suffix(".html")}
     products.update({role: file for role, file in optional.items() if file.is_file()})
     return {
@@ -147,9 +167,11 @@ def configuration(name: str, inputs: list[dict[str, Any]], target: dict[str, Any
             "output_model_file_prefix": name,
         },
         "input_parameters": parameters,
-        "calibration_parameters": {"calibration_type": "load"},
+        "calibration_parameters": _calibration_parameters(inputs, target["ptq"]),
         "compiler_parameters": {
-            "compile_mode": "latency",
+            "compile_mode": target["compile_mode"],
+            **({"balance_factor": target["balance_factor"]} if target["compile_mode"] == "balance" else {}),
+            **({"max_time_per_fc": target["max_time_per_fc"]} if target["max_time_per_fc"] else {}),
             "optimize_level": target["optimize_level"],
             "debug": True,
             "core_num": target["core_num"],
@@ -158,6 +180,25 @@ def configuration(name: str, inputs: list[dict[str, Any]], target: dict[str, Any
         },
     }
     return str(yaml.safe_dump(document, sort_keys=False))
+
+
+def _calibration_parameters(inputs: list[dict[str, Any]], ptq: dict[str, Any] | None) -> dict[str, Any]:
+    if ptq is None:
+        return {"calibration_type": "load"}
+    count = len(inputs)
+    parameters: dict[str, Any] = {
+        "calibration_type": ptq["method"],
+        "cal_data_dir": "".join(f"calibration/{index};" for index in range(count)),
+        "cal_data_type": "float32;" * count,
+        "preprocess_on": False,
+        "per_channel": ptq["per_channel"],
+    }
+    if ptq["max_percentile"] is not None:
+        parameters["max_percentile"] = ptq["max_percentile"]
+    for key in ("run_on_cpu", "run_on_bpu"):
+        if ptq[key]:
+            parameters[key] = "".join(f"{node};" for node in ptq[key])
+    return parameters
 
 
 def describe_int(int_model: str) -> dict[str, Any]:
@@ -174,11 +215,9 @@ def run_int(int_model: str, tensors: dict[str, str], folder: str, raw: bool) -> 
     Returns:
         {tensor name: .npy}.
     """
-    from hmct.api import ORTExecutor  # type: ignore[import-not-found]
-
     model = _load(Path(int_model))
     described = hmct_graph.describe(model)
-    arrays = {name: np.load(file, mmap_mode="r") for name, file in tensors.items()}
+    arrays = _arrays(tensors)
     count = _check_tensors(described["inputs"], arrays)
     wanted = [item["name"] for item in described["outputs"]]
     if raw:
@@ -186,9 +225,41 @@ def run_int(int_model: str, tensors: dict[str, str], folder: str, raw: bool) -> 
         integers = [item["raw_name"] for item in (*described["inputs"], *described["outputs"])]
         model = hmct_graph.with_outputs(model, [name for name in integers if name not in model_inputs])
         wanted = list(dict.fromkeys(wanted + integers))
+    return _run(model, arrays, count, wanted, Path(folder))
+
+
+def run_reference(reference: str, tensors: dict[str, str], folder: str) -> dict[str, str]:
+    """Run the calibrated (fake-quant) model hmct made, on what the int model is fed: float32 .npy per output."""
+    model = _load(Path(reference))
+    arrays = _arrays(tensors)
+    for item in model.graph.input:  # the same values, as float32 in the layout of training
+        shape = [axis.dim_value for axis in item.type.tensor_type.shape.dim]
+        array = arrays[item.name]
+        if list(array.shape[1:]) != shape[1:] and [array.shape[axis] for axis in (3, 1, 2)] == shape[1:]:
+            array = array.transpose(0, 3, 1, 2)
+        arrays[item.name] = array.astype(np.float32)
+    return _run(model, arrays, len(next(iter(arrays.values()))), [item.name for item in model.graph.output], Path(folder))
+
+
+def finish(int_model: str, raw: dict[str, str], folder: str) -> dict[str, str]:
+    """Integers behind the int model's outputs to its outputs: what runs on the CPU after the BPU."""
+    model = _load(Path(int_model))
+    arrays = _arrays(raw)
+    wanted = [item.name for item in model.graph.output]
+    return _run(hmct_graph.end_of(model, list(arrays)), arrays, len(next(iter(arrays.values()))), wanted, Path(folder))
+
+
+def _arrays(files: dict[str, str]) -> dict[str, Any]:
+    return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+
+
+def _run(model: onnx.ModelProto, arrays: dict[str, Any], count: int, wanted: list[str], folder: Path) -> dict[str, str]:
+    """Run a model of hmct's with the bundled ONNX Runtime, sample by sample: .npy per wanted tensor."""
+    from hmct.api import ORTExecutor  # type: ignore[import-not-found]
+
     computed = [name for name in wanted if name not in arrays]
     session = ORTExecutor(model).to("cpu").create_session()
-    files = {name: str(Path(folder) / f"{index}.npy") for index, name in enumerate(wanted)}
+    files = {name: str(folder / f"{index}.npy") for index, name in enumerate(wanted)}
     written: dict[str, Any] = {}
     for index in range(count):
         feed = {name: np.ascontiguousarray(array[index : index + 1]) for name, array in arrays.items()}

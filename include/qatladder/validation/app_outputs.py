@@ -20,6 +20,7 @@ from qatladder.numerics.judgement import describe, judge_text
 from qatladder.numerics.tensor import TensorContract, dequantize
 from qatladder.validation.compiled import arrange, feature_of, raw_names, restore
 from qatladder.validation.context import Context
+from qatladder.validation.finish import dequantised, outputs
 from qatladder.zoo.schema import AppOutput, Tolerance
 
 Array = NDArray[Any]
@@ -119,7 +120,9 @@ class Outputs:
     def _expected(self, item: AppOutput) -> list[Array]:
         """Per sample what a dump has to hold, in the shape it is declared to have."""
         if item.stage == "postprocessed":
-            return [_numbers(prediction, item) for prediction in self._predictions(self._dequantised(self.integers), "app_predict")]
+            return [
+                _numbers(prediction, item) for prediction in self._predictions(self._outputs(self.integers, "app_outputs"), "app_predict")
+            ]
         self._described(item)
         arrays = self.integers if item.stage == "raw" else self._as_dumped(self._dequantised(self.integers))
         return self._shaped(item, arrays[item.name])
@@ -146,11 +149,11 @@ class Outputs:
 
     def _dequantised(self, integers: Mapping[str, Array]) -> dict[str, Array]:
         """float32 [N, ...] in the shapes of the model's outputs."""
-        values = {}
-        for item in self.items:
-            array = restore(integers[item["name"]], (self.count, *item["raw_shape"][1:]))
-            values[item["name"]] = dequantize(array, item["scale"], item["axis"]).reshape(self.count, *item["shape"][1:])
-        return values
+        return dequantised(self.built, integers)
+
+    def _outputs(self, integers: Mapping[str, Array], name: str) -> dict[str, Array]:
+        """What the adapter's postprocess takes."""
+        return outputs(self.context, self.built, integers, name)
 
     def _as_dumped(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The same in the order of axes in which the board holds the integers."""
@@ -238,7 +241,7 @@ class Outputs:
         """What the adapter makes of outputs as a program has them that made a mistake on the way."""
         variants: tuple[tuple[str, str, dict[str, Array]], ...] = (
             ("not_dequantised", plain, self._plain(self.integers)),
-            ("padding", as_padded, self._dequantised(padded)),
+            ("padding", as_padded, self._outputs(padded, "app_padded")),
             ("not_dequantised", f"{plain}, and {as_padded}", self._plain(padded)),
             ("transposed", "channels are taken for the last axis where they are the first, or the reverse", self._exchanged()),
         )

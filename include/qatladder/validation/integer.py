@@ -17,7 +17,7 @@ from qatladder.toolchains.base import IntInput, IntModel
 from qatladder.validation import reuse
 from qatladder.validation.ask import Answer, Unprovable, ask, skip_all
 from qatladder.validation.context import Context
-from qatladder.validation.samples import Samples, contract_of, make_samples, take
+from qatladder.validation.samples import Samples, calibration_samples, contract_of, make_samples, take
 from qatladder.validation.training import judge_metric
 from qatladder.zoo.schema import InputSpec
 
@@ -61,7 +61,9 @@ class _Work:
 
     @property
     def source(self) -> Rung:
-        """The rung the exported ONNX comes from: qat, or calib when qat was skipped."""
+        """The rung the exported ONNX comes from: float when the toolchain quantises, else qat, or calib when qat was skipped."""
+        if self.context.target.ptq is not None:
+            return Rung.FLOAT
         return Rung.QAT if self.entry.artifacts.qat is not None else Rung.CALIB
 
     def input(self) -> Answer:
@@ -69,7 +71,8 @@ class _Work:
         source = context.toolchain.source(context.target)
         exported = context.artifact(source)
         context.keep(source, exported)
-        conversion, origin = reuse.convert(context, exported)
+        calibration = calibration_samples(context) if context.target.ptq is not None else None
+        conversion, origin = reuse.convert(context, exported, calibration=calibration)
         for role, path in conversion.products.items():
             context.keep(role, path)
         self.int_file = conversion.products["int"]
@@ -159,28 +162,17 @@ class _Work:
         return judge_metric(context, {**value, "samples_sha256": samples.sha256}, self.entry.gates.int, self.source)
 
     def fidelity(self) -> Answer:
-        """The fake-quant model and the int model on the same pictures, as the int model sees them."""
+        """The fake-quant model and the int model on the same pictures, as the int model sees them.
+
+        The fake-quant model is the qat (or calib) model; where the toolchain quantised, the one it left.
+        """
         context, samples, limits = self.context, self.samples, self.entry.fidelity
         assert samples is not None and self.int_file is not None and self.model is not None
         fed = take(samples.int_inputs, self.head, context.folder / "probe_int")
         answered = context.toolchain.run_int(self.int_file, fed, context.folder / "probe_run", True, context.log, self.model)
         self._keep_probe(fed, answered)
-        artifact = context.artifact(str(self.source))
-        tensors = {}
-        for spec in self.entry.inputs:
-            tensors[spec.name] = context.folder / f"probe_{spec.name}.npy"
-            array = np.load(fed[spec.name])
-            np.save(tensors[spec.name], contract_of(spec).training_tensor(array) if spec.is_image else array)
-        expected = context.model_job(
-            "infer",
-            {
-                "rung": str(self.source),
-                "artifact": str(artifact),
-                "tensors": {name: str(path) for name, path in tensors.items()},
-                "out": str(context.folder / "fake_quant"),
-            },
-            "infer",
-        )["tensors"]
+        expected = self._reference(fed) if context.target.ptq is not None else self._fake_quant(fed)
+        followed = "toolchain's own calibrated" if context.target.ptq is not None else str(self.source)
         passed, texts, values = True, [], {}
         count = enough(context, len(np.load(next(iter(fed.values())), mmap_mode="r")))
         for output in self.model.outputs:
@@ -205,11 +197,38 @@ class _Work:
         return Answer(
             passed,
             f"{'; '.join(texts)} on {count} samples",
-            f"cosine >= {limits.min_cosine:g} and mean difference <= {limits.max_mean_lsb:g} LSB of {self.source}",
-            reason="" if passed else f"the int model does not follow the {self.source} model it was converted from",
+            f"cosine >= {limits.min_cosine:g} and mean difference <= {limits.max_mean_lsb:g} LSB of {followed}",
+            reason="" if passed else f"the int model does not follow the {followed} model it was converted from",
             values={"outputs": values},
             evidence=[context.products[f"raw/{item.raw_name}"] for item in self.model.outputs],
         )
+
+    def _fake_quant(self, fed: dict[str, Path]) -> dict[str, str]:
+        """Outputs of the trained fake-quant model on what the int model was fed."""
+        context = self.context
+        artifact = context.artifact(str(self.source))
+        tensors = {}
+        for spec in self.entry.inputs:
+            tensors[spec.name] = context.folder / f"probe_{spec.name}.npy"
+            array = np.load(fed[spec.name])
+            np.save(tensors[spec.name], contract_of(spec).training_tensor(array) if spec.is_image else array)
+        arguments = {
+            "rung": str(self.source),
+            "artifact": str(artifact),
+            "tensors": {name: str(path) for name, path in tensors.items()},
+            "out": str(context.folder / "fake_quant"),
+        }
+        answered: dict[str, str] = context.model_job("infer", arguments, "infer")["tensors"]
+        return answered
+
+    def _reference(self, fed: dict[str, Path]) -> dict[str, str]:
+        """Outputs of the fake-quant model the toolchain made by calibrating."""
+        context = self.context
+        reference = context.folder / "products_of_convert" / "reference.onnx"
+        context.store.fetch(context.products["reference"], reference)
+        folder = context.folder / "reference"
+        folder.mkdir()
+        return {name: str(path) for name, path in context.toolchain.run_reference(reference, fed, folder, context.log).items()}
 
     def _keep_probe(self, fed: dict[str, Path], answered: dict[str, Path]) -> None:
         """Hand the compared samples and their raw integers to the rungs above."""

@@ -26,12 +26,13 @@ from qatladder.boards.taxonomy import kind_of
 from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.ladder.checks import check_ids
-from qatladder.numerics.tensor import TensorContract, dequantize, drift
+from qatladder.numerics.tensor import TensorContract, drift
 from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
 from qatladder.validation.ask import Answer, Skip, ask, skip_all
 from qatladder.validation.compiled import bit_exact, drift_text, feature_of, raw_names, restore
 from qatladder.validation.context import Context
+from qatladder.validation.finish import outputs
 from qatladder.validation.fleet import (
     GOLDEN_EVERY_S,
     MAX_CLOCK_SKEW_S,
@@ -354,18 +355,12 @@ class _Work:
         """The same postprocess and metric on the board's dequantised dumps and on the int model's, on the same frames."""
         context = self.context
         count = len(np.load(next(iter(self.raw.values())), mmap_mode="r"))
-        ours: dict[str, str] = {}
-        theirs: dict[str, str] = {}
+        reference, found = {}, {}
         for index, item in enumerate(self.outputs):
             feature = feature_of(self.features, raw_names(self.built), index)
-            reference = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))[:count]
-            found = restore(np.load(self.raw[feature.name]), reference.shape)
-            shape = (count, *item["shape"][1:])
-            for where, integers in ((ours, found), (theirs, reference)):
-                values = dequantize(integers, item["scale"], item["axis"])
-                path = context.folder / f"{'board' if where is ours else 'int'}_{index}.npy"
-                np.save(path, values.reshape(shape))
-                where[item["name"]] = str(path)
+            reference[item["name"]] = np.load(context.fetch(self.built, f"raw/{item['raw_name']}"))[:count]
+            found[item["name"]] = np.load(self.raw[feature.name])
+        ours, theirs = self._files("board", found), self._files("int", reference)
         targets = str(context.fetch(self.built, "targets"))
         reference_score = context.model_job(
             "score", {"outputs": theirs, "targets": targets, "out": str(context.folder / "score_int")}, "score_int"
@@ -378,6 +373,14 @@ class _Work:
         return Answer(
             answer.passed, answer.measured + subset, answer.expected + " on the same samples", answer.reason, answer.values, answer.evidence
         )
+
+    def _files(self, name: str, integers: dict[str, np.ndarray]) -> dict[str, str]:
+        """The model's outputs for these integers, a .npy each."""
+        files = {}
+        for index, (output, values) in enumerate(outputs(self.context, self.built, integers, f"outputs_{name}").items()):
+            files[output] = str(self.context.folder / f"{name}_{index}.npy")
+            np.save(files[output], values)
+        return files
 
     def perf(self) -> Answer:
         return measure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,33 @@ def make_samples(context: Context, head: int, int_shapes: dict[str, tuple[int, .
         frames.flush()
         tensor.flush()
     return Samples(exported["count"], exported["samples_sha256"], Path(exported["targets"]), raw, training, runtime, int_inputs)
+
+
+def calibration_samples(context: Context) -> dict[str, Path]:
+    """What the toolchain calibrates a `ptq` target on: [N, ...] float32 .npy per input, in the layout of training.
+
+    A featuremap as the adapter makes it; an image as the values 0..255 of `type_train` that the board's picture gives, so that the
+    losses of its way there (4:2:0 chroma, say) are calibrated for.
+    """
+    assert context.target.ptq is not None
+    entry, folder = context.entry, context.folder / "calibration"
+    exported = context.model_job(
+        "export_samples", {"split": "calibration", "limit": context.target.ptq.samples, "out": str(folder / "raw")}, "export_calibration"
+    )
+    if exported["count"] < context.target.ptq.samples:
+        context.log(f"the adapter's split `calibration` has {exported['count']} samples of {context.target.ptq.samples} asked for (ptq)")
+    files = {}
+    if any(not spec.is_image for spec in entry.inputs):
+        made = context.model_job("preprocess", {"inputs": exported["inputs"], "out": str(folder / "training")}, "preprocess_calibration")
+        files = {spec.name: Path(made["tensors"][spec.name]) for spec in entry.inputs if not spec.is_image}
+    for index, spec in enumerate(entry.inputs):
+        if spec.is_image:
+            contract = replace(contract_of(spec), mean=(), scale=())
+            pictures = np.load(exported["inputs"][spec.name])
+            values = contract.training_tensor(contract.intermediate(contract.runtime(pictures)))
+            files[spec.name] = folder / f"image_{index}.npy"
+            np.save(files[spec.name], values.astype(np.float32))
+    return files
 
 
 def take(files: dict[str, Path], count: int, folder: Path) -> dict[str, Path]:

@@ -37,6 +37,8 @@ def _accuracy(context: Context) -> Answer:
 
 def _without_artifact(context: Context) -> None:
     """Say why a rung without an artifact is skipped; an error when the ladder needs it."""
+    if context.target.ptq is not None:
+        raise Skip("the toolchain quantises this target (ptq), so there is nothing trained between float and int", required=False)
     if context.rung is Rung.CALIB:
         raise Skip("the entry declares no calib artifact", required=False)
     calib = context.earlier(Rung.CALIB)

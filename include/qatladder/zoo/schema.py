@@ -15,6 +15,13 @@ from qatladder.numerics.contract import RUNTIME_TYPES, SOURCE_TYPES, InputContra
 March = Literal["bernoulli2", "bayes", "bayes-e", "nash-e", "nash-m", "nash-p"]
 ColourType = Literal["rgb", "bgr", "yuv444", "gray", "featuremap"]
 RuntimeType = Literal["nv12", "yuv444", "rgb", "bgr", "gray", "featuremap"]
+MARCHES: dict[str, tuple[str, ...]] = {
+    "hmct": ("bernoulli2", "bayes", "bayes-e"),
+    "openexplorer": ("bernoulli2", "bayes"),
+    "nash": ("nash-e", "nash-m", "nash-p"),
+}
+"""What each toolchain compiles for."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
@@ -315,7 +322,22 @@ class OnBoard(Strict):
 class PTQ(Strict):
     """Post-training quantisation: the toolchain calibrates the float ONNX on the adapter's `calibration` split."""
 
-    samples: int = Field(32, ge=1, description="Calibration samples.")
+    method: Literal["default", "max", "kl", "mix"] = Field(
+        "default", description="How a range is chosen: default tries max and kl and keeps the better, mix chooses per layer."
+    )
+    samples: int = Field(32, ge=1, description="Samples of the adapter's `calibration` split.")
+    per_channel: bool = Field(False, description="A scale per channel of the activations, too.")
+    max_percentile: float | None = Field(None, gt=0, le=1, description="Share of the values within the range; goes with method max.")
+    run_on_cpu: tuple[str, ...] = Field((), description="Nodes of the exported model that shall run on the CPU.")
+    run_on_bpu: tuple[str, ...] = Field((), description="Nodes of the exported model that shall run on the BPU.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PTQ:
+        if self.max_percentile is not None and self.method != "max":
+            raise ValueError(f"max_percentile goes with method max, not with {self.method}")
+        if both := set(self.run_on_cpu) & set(self.run_on_bpu):
+            raise ValueError(f"{', '.join(sorted(both))} cannot run on the CPU and on the BPU")
+        return self
 
 
 class Target(Strict):
@@ -332,12 +354,32 @@ class Target(Strict):
     boards: tuple[Name, ...] = Field((), description="Boards of the fleet to use; empty for any board of this march.")
     optimize_level: Literal["O0", "O1", "O2", "O3"] = "O2"
     core_num: Literal[1, 2] = 1
+    compile_mode: Literal["latency", "bandwidth", "balance"] = Field("latency", description="What the compiler optimises for.")
+    balance_factor: int | None = Field(None, ge=0, le=100, description="Of mode balance: 0 least DDR traffic, 100 least latency.")
+    max_time_per_fc: int = Field(
+        0, ge=0, description="Longest function call in microseconds, so that others can be served in between; 0 for no limit, else >= 1000."
+    )
     perf: PerfGate = PerfGate()
     onboard: OnBoard | None = Field(None, description="The user's own program on this target's boards; see docs/on-board-program.md.")
 
     @property
     def id(self) -> str:
         return self.name or self.march
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Target:
+        marches = MARCHES[self.toolchain]
+        if self.march not in marches:
+            raise ValueError(f"{self.toolchain} does not compile for {self.march}; it knows {', '.join(marches)}")
+        if self.ptq and self.toolchain == "openexplorer":
+            raise ValueError("openexplorer compiles a model that carries its own scales; ptq goes with hmct and nash")
+        if self.toolchain == "hmct" and self.march == "bernoulli2" and not self.ptq:
+            raise ValueError("hmct cannot build a model with scales of its own for bernoulli2; give the target a ptq")
+        if (self.compile_mode == "balance") != (self.balance_factor is not None):
+            raise ValueError("balance_factor goes with compile_mode balance, and with nothing else")
+        if 0 < self.max_time_per_fc < 1000:
+            raise ValueError(f"max_time_per_fc is 0 or at least 1000 microseconds, not {self.max_time_per_fc}")
+        return self
 
 
 class Entry(Strict):

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -104,6 +105,81 @@ def test_the_detector_ships(detector: LadderResult) -> None:
 def test_the_featuremap_model_ships(home: Path) -> None:
     result = climb("wdbc_mlp", "good")
     assert result.verdict is Verdict.SHIP, result.why
+
+
+PTQ = """
+model: digits_ptq
+version: "1"
+adapter: {adapter}:DigitsCnn
+inputs:
+  - name: image
+    shape: [1, 3, 64, 64]
+    type_train: rgb
+    type_rt: nv12
+    source: pyramid
+    mean: [123.675, 116.28, 103.53]
+    scale: [0.01712475, 0.017507, 0.01742919]
+artifacts: {{float: digits_cnn/float.pt, onnx: {onnx}}}
+metric: top1
+gates:
+  float: {{min: 0.95}}
+  int: {{max_drop: 0.02}}
+samples: {{board: 6}}
+targets:
+  - march: bayes-e
+    ptq: {{method: max, samples: 16}}
+    perf: {{max_cpu_ops: {cpu}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def float_onnx(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained float classifier with a softmax behind it, as a user exports it who leaves quantisation to the toolchain."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(PROJECT / "include" / "zoo")!r}, {str(PROJECT / "include" / "zoo" / "adapters")!r}]
+import torch
+from training.digits_cnn import Network
+
+class Classes(Network):
+    def forward(self, image):
+        return torch.softmax(super().forward(image)[0], 1)
+
+net = Classes()
+net.load_state_dict(torch.load({str(home / "zoo" / "digits_cnn" / "float.pt")!r}, weights_only=True))
+torch.onnx.export(net.eval(), (torch.zeros(1, 3, 64, 64),), sys.argv[1], input_names=["image"], output_names=["logits"],
+                  opset_version=11, dynamo=False)
+"""
+    file = tmp_path_factory.mktemp("float") / "float.onnx"
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, capture_output=True)
+    return file
+
+
+@pytest.mark.parametrize("cpu", [1, 0])
+def test_a_float_model_is_quantised_by_the_toolchain(
+    cpu: int, home: Path, float_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float to board without a quantised training; the softmax behind the BPU part is named, and computed for the board's score."""
+    adapter = PROJECT / "include" / "zoo" / "adapters" / "digits_cnn.py"
+    (tmp_path / "digits_ptq.yaml").write_text(PTQ.format(adapter=adapter, onnx=float_onnx, cpu=cpu))
+    monkeypatch.setenv("QATLADDER_ZOO", str(tmp_path))
+    result = climb("digits_ptq", f"ptq-{cpu}")
+    checks = {check.id: check for check in result.checks}
+    for name in ("calib", "qat"):
+        check = checks[f"{name}.accuracy"]
+        assert (check.status, check.required) == (Status.SKIPPED, False)
+        assert "the toolchain quantises" in check.reason
+    assert "from float" in checks["int.accuracy"].measured
+    assert "toolchain's own calibrated" in checks["int.fidelity"].expected
+    assert checks["hbm.bit_exact"].status is Status.PASSED
+    compiled = checks["hbm.compile"]
+    if cpu:
+        assert result.verdict is Verdict.SHIP, result.why
+        assert checks["board.accuracy"].measured.startswith("top1 ")
+        assert "1 on the CPU" in compiled.measured
+    else:
+        assert result.first_failed_check == "hbm.compile"
+        assert "Softmax" in compiled.reason
 
 
 @pytest.fixture(scope="module")

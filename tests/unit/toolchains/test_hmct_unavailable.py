@@ -15,6 +15,7 @@ from qatladder.settings import Settings, load_settings
 from qatladder.toolchains import hmct
 from qatladder.toolchains.hmct import STANDIN, Hmct
 from qatladder.toolchains.hmct_vendor import configuration
+from qatladder.zoo.schema import Target
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ class TestStandIn:
 
 
 class TestConfiguration:
-    TARGET = {"march": "bayes", "optimize_level": "O2", "core_num": 1}  # noqa: RUF012
+    TARGET = Target(march="bayes").model_dump(mode="json")
     IMAGE = {  # noqa: RUF012
         "name": "image",
         "shape": [1, 3, 32, 64],
@@ -137,3 +138,27 @@ class TestConfiguration:
         text = configuration("net", [self.IMAGE], self.TARGET)
         assert "/" not in text
         assert self.parsed(self.IMAGE)["model_parameters"]["layer_out_dump"] is False
+
+    def test_options_reach_the_tools(self) -> None:
+        import yaml
+
+        options = {"compile_mode": "balance", "balance_factor": 30, "max_time_per_fc": 2000, "optimize_level": "O3", "core_num": 2}
+        target = Target(march="bayes", **options).model_dump(mode="json")
+        found = yaml.safe_load(configuration("net", [self.IMAGE], target))["compiler_parameters"]
+        assert {key: found[key] for key in options} == options
+
+    def test_a_ptq_target_is_calibrated(self) -> None:
+        import yaml
+
+        ptq = {"method": "max", "max_percentile": 0.999, "per_channel": True, "run_on_cpu": ["/a", "/b"]}
+        target = Target(march="bernoulli2", ptq=ptq).model_dump(mode="json")
+        found = yaml.safe_load(configuration("net", [self.IMAGE, self.MAP], target))["calibration_parameters"]
+        assert found == {
+            "calibration_type": "max",
+            "cal_data_dir": "calibration/0;calibration/1;",
+            "cal_data_type": "float32;float32;",
+            "preprocess_on": False,
+            "per_channel": True,
+            "max_percentile": 0.999,
+            "run_on_cpu": "/a;/b;",
+        }

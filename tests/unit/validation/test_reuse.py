@@ -103,7 +103,7 @@ def test_gates_boards_and_programs_do_not(lab: Lab, converted: list[str]) -> Non
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_product_is_made_anew(damage: str, lab: Lab, converted: list[str]) -> None:
-    (found,) = climb("first")["int"].products["hbm"],
+    (found,) = (climb("first")["int"].products["hbm"],)
     (path,) = Path(load_settings().store).glob(f"objects/*/{found.sha256}*")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"?") if damage == "flipped" else path.unlink()
