@@ -84,6 +84,46 @@ def validate(
     _climb(models, version, target, rungs, force, as_json, verbose)
 
 
+@app.command()
+@click.argument("model")
+@click.option("--version", help="Only this version.")
+@click.option("--target", help="Only this target.")
+@json_option
+@verbose_option
+def layers(model: str, version: str | None, target: str | None, as_json: bool, verbose: bool) -> None:
+    """Compare a compiled model with its int model, layer by layer, on the simulator."""
+    from qatladder.validation import new_run_id, plan, run_rung
+
+    log: Callable[[str], None] = (lambda line: console.print(line, markup=False, highlight=False)) if verbose else (lambda line: None)
+    found: dict[str, Any] = {}
+    with _progress() as progress:
+        for ladder in plan([model], version, target, ["int", "hbm"], layers=True):
+            run_id = new_run_id()
+            bar = progress.add_task(ladder["label"], total=2)
+            for rung in ladder["rungs"]:
+                result = run_rung(ladder, rung, run_id, log)
+                progress.advance(bar)
+            if "layers" not in result.facts:
+                check = result.check("hbm.bit_exact")
+                raise ConfigError(
+                    "the layers could not be compared",
+                    model=ladder["label"],
+                    found=check.reason or check.measured if check else "no answer",
+                    next_step="`--verbose` shows the log",
+                )
+            found[ladder["label"]] = result.facts["layers"]
+    if as_json:
+        print(json.dumps(found, indent=1))
+    for label, item in found.items() if not as_json else ():
+        print(f"{label}, sample {item['sample']}")
+        print(f"  {'TENSOR':<48} {'OPERATOR':<28} {'SHAPE':<16} {'DIFFERING':>18} {'MAX':>8}")
+        for row in item["layers"]:
+            share = f"{row['differing']} of {row['size']}"
+            shape = "x".join(map(str, row["shape"]))
+            print(f"  {row['name']:<48} {row['operator']:<28} {shape:<16} {share:>18} {row['max_abs']:>8}")
+    sys.exit(int(any(row["differing"] for item in found.values() for row in item["layers"])))
+
+
 def _climb(
     models: Sequence[str] | None,
     version: str | None,

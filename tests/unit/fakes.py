@@ -25,7 +25,7 @@ from qatladder.errors import ArtifactError, BrokenError
 from qatladder.numerics.tensor import TensorContract, pad, unpad
 from qatladder.runner.client import Environment
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log
 from qatladder.zoo.schema import Entry, Target
 
 ADAPTER = '''
@@ -198,6 +198,9 @@ class FakeToolchain:
             contradiction="" if compiled["built_from"] == _sha(int_model.read_text()) else "other weights",
         )
         return dataclasses.replace(report, **self.report)
+
+    def layers(self, *_: Any) -> list[LayerDump]:
+        return []
 
     def _feature(self, name: str) -> TensorContract:
         return dataclasses.replace(feature(name), **self.features.get(name, {}))

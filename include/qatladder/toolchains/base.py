@@ -120,6 +120,22 @@ class CompileReport:
     problems: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class LayerDump:
+    """One layer's integers in the int model and on the simulator, for one sample.
+
+    Attributes:
+        name: of the tensor.
+        operator: type of the operator that makes it.
+        expected, found: [1, ...] .npy of the int model's and of the simulator's integers, each in its own order of axes.
+    """
+
+    name: str
+    operator: str
+    expected: Path
+    found: Path
+
+
 class Toolchain(Protocol):
     """One vendor toolchain. Every method runs its tools in their own environment, never in this process."""
 
@@ -194,4 +210,14 @@ class Toolchain(Protocol):
             inputs: per hbm input feature one raw file per sample: nv12/gray bytes for pyramid; valid (unpadded) integers for ddr.
         Returns:
             [N, ...] .npy of raw integers (valid shape without its batch axis of 1) per hbm output feature.
+        """
+
+    def layers(
+        self, int_model: Path, hbm: Path, hbir: Path, inputs: dict[str, Path], tensors: dict[str, Path], folder: Path, log: Log
+    ) -> list[LayerDump]:
+        """One sample through every layer of the int model and of the compiled model, in the order of computation.
+
+        Args:
+            inputs: the sample's raw file per input feature of the hbm.
+            tensors: the same sample as the int model takes it, [1, ...] .npy per input.
         """

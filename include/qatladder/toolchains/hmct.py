@@ -18,13 +18,11 @@ from qatladder.errors import QATLadderError
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log
 from qatladder.zoo.schema import Entry, Target
 
 STANDIN = Path(__file__).resolve().parent / "torch_standin"
 """Goes on the vendor environment's path: hmct imports torch, and uses none of it for ONNX models."""
-
-_CALL = "qatladder.toolchains.hmct_vendor:"
 
 _OPTIONS = {"march", "optimize_level", "core_num", "compile_mode", "balance_factor", "max_time_per_fc", "ptq"}
 """What of a target the tools are told."""
@@ -144,10 +142,26 @@ class Hmct:
         arguments = {"hbm": str(hbm.resolve()), "inputs": files, "folder": str(folder.resolve())}
         return {name: Path(file) for name, file in self._job("simulate", arguments, folder, log, rung="hbm").items()}
 
-    def _job(self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, **where: object) -> Any:
+    def layers(
+        self, int_model: Path, hbm: Path, hbir: Path, inputs: dict[str, Path], tensors: dict[str, Path], folder: Path, log: Log
+    ) -> list[LayerDump]:
+        arguments = {
+            "int_model": str(int_model.resolve()),
+            "hbm": str(hbm.resolve()),
+            "hbir": str(hbir.resolve()),
+            "inputs": {name: str(path.resolve()) for name, path in inputs.items()},
+            "tensors": {name: str(path.resolve()) for name, path in tensors.items()},
+            "folder": str(folder.resolve()),
+        }
+        rows = self._job("layers", arguments, folder, log, module="hmct_layers", rung="hbm")
+        return [LayerDump(row["name"], row["operator"], Path(row["expected"]), Path(row["found"])) for row in rows]
+
+    def _job(
+        self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, module: str = "hmct_vendor", **where: object
+    ) -> Any:
         return run_job(
             self.environment,
-            _CALL + function,
+            f"qatladder.toolchains.{module}:{function}",
             arguments,
             folder,
             timeout=self._timeout,
@@ -167,7 +181,7 @@ def _environment(python: Path) -> Environment:
 def _probe(python: Path) -> dict[str, str]:
     """Versions of the tools in an environment; asked once per process."""
     with tempfile.TemporaryDirectory(prefix="qatladder-hmct-") as folder:
-        return dict(run_job(_environment(python), _CALL + "versions", {}, Path(folder), timeout=120).value)
+        return dict(run_job(_environment(python), "qatladder.toolchains.hmct_vendor:versions", {}, Path(folder), timeout=120).value)
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def convert(
     compared, half_way = hmct_graph.verify_scales(pairs, _written(calibrated), quantized) if target["ptq"] is None else (0, 0)
     hbm = work / f"{name}.hbm"
     hbm.write_bytes(_packed_hbm(binary))
-    described = hmct_tools.describe_hbm(_disassemble(hbm, work), hbm)
+    described = hmct_tools.describe_hbm(disassemble(hbm, work), hbm)
     _same_rim(described, hmct_graph.describe(quantized), quantized, hbm)
     if described["march"] != target["march"]:
         raise ToolchainError(
@@ -225,7 +225,7 @@ def run_int(int_model: str, tensors: dict[str, str], folder: str, raw: bool) -> 
         integers = [item["raw_name"] for item in (*described["inputs"], *described["outputs"])]
         model = hmct_graph.with_outputs(model, [name for name in integers if name not in model_inputs])
         wanted = list(dict.fromkeys(wanted + integers))
-    return _run(model, arrays, count, wanted, Path(folder))
+    return run_model(model, arrays, count, wanted, Path(folder))
 
 
 def run_reference(reference: str, tensors: dict[str, str], folder: str) -> dict[str, str]:
@@ -238,7 +238,7 @@ def run_reference(reference: str, tensors: dict[str, str], folder: str) -> dict[
         if list(array.shape[1:]) != shape[1:] and [array.shape[axis] for axis in (3, 1, 2)] == shape[1:]:
             array = array.transpose(0, 3, 1, 2)
         arrays[item.name] = array.astype(np.float32)
-    return _run(model, arrays, len(next(iter(arrays.values()))), [item.name for item in model.graph.output], Path(folder))
+    return run_model(model, arrays, len(next(iter(arrays.values()))), [item.name for item in model.graph.output], Path(folder))
 
 
 def finish(int_model: str, raw: dict[str, str], folder: str) -> dict[str, str]:
@@ -246,14 +246,14 @@ def finish(int_model: str, raw: dict[str, str], folder: str) -> dict[str, str]:
     model = _load(Path(int_model))
     arrays = _arrays(raw)
     wanted = [item.name for item in model.graph.output]
-    return _run(hmct_graph.end_of(model, list(arrays)), arrays, len(next(iter(arrays.values()))), wanted, Path(folder))
+    return run_model(hmct_graph.end_of(model, list(arrays)), arrays, len(next(iter(arrays.values()))), wanted, Path(folder))
 
 
 def _arrays(files: dict[str, str]) -> dict[str, Any]:
     return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
 
 
-def _run(model: onnx.ModelProto, arrays: dict[str, Any], count: int, wanted: list[str], folder: Path) -> dict[str, str]:
+def run_model(model: onnx.ModelProto, arrays: dict[str, Any], count: int, wanted: list[str], folder: Path) -> dict[str, str]:
     """Run a model of hmct's with the bundled ONNX Runtime, sample by sample: .npy per wanted tensor."""
     from hmct.api import ORTExecutor  # type: ignore[import-not-found]
 
@@ -298,7 +298,7 @@ def _check_tensors(inputs: list[dict[str, Any]], arrays: dict[str, Any]) -> int:
 def compile_report(int_model: str, hbm: str, hbir: str | None, folder: str) -> dict[str, Any]:
     """Describe an hbm; fields as `qatladder.toolchains.base.CompileReport` has them."""
     file, work = Path(hbm), Path(folder)
-    described = hmct_tools.describe_hbm(_disassemble(file, work), file)
+    described = hmct_tools.describe_hbm(disassemble(file, work), file)
     run = hmct_tools.run_tool(["hbdk-perf", file, "-o", work], work)
     estimate = work / f"{described['name']}.json"
     error = hmct_tools.hbm_error(run, "hbdk-perf", file)
@@ -356,7 +356,7 @@ def simulate(hbm: str, inputs: dict[str, list[str]], folder: str) -> dict[str, s
         {output feature: [N, ...] .npy of raw integers, valid shape without the batch axis}.
     """
     file, work = Path(hbm), Path(folder)
-    described = hmct_tools.describe_hbm(_disassemble(file, work), file)
+    described = hmct_tools.describe_hbm(disassemble(file, work), file)
     features = described["inputs"]
     if {item["name"] for item in features} != set(inputs):
         raise ArtifactError(
@@ -380,7 +380,7 @@ def simulate(hbm: str, inputs: dict[str, list[str]], folder: str) -> dict[str, s
     def one(sample: int) -> None:
         place = work / f"sample_{sample}"
         place.mkdir(exist_ok=True)
-        for index, array in enumerate(_simulate_one(file, described, [inputs[item["name"]][sample] for item in features], place)):
+        for index, array in enumerate(simulate_one(file, described, [inputs[item["name"]][sample] for item in features], place)):
             arrays[described["outputs"][index]["name"]][sample] = array[0]
 
     workers = min(4, len(os.sched_getaffinity(0)), count)
@@ -393,7 +393,8 @@ def simulate(hbm: str, inputs: dict[str, list[str]], folder: str) -> dict[str, s
     return {item["name"]: str(work / f"{index}.npy") for index, item in enumerate(described["outputs"])}
 
 
-def _simulate_one(hbm: Path, described: dict[str, Any], files: list[str], place: Path) -> list[Any]:
+def simulate_one(hbm: Path, described: dict[str, Any], files: list[str], place: Path) -> list[Any]:
+    """One sample on the simulator: [1, ...] integers per output feature."""
     links, sizes = [], []
     for index, (item, path) in enumerate(zip(described["inputs"], files, strict=True)):
         image = item["source"] in ("pyramid", "resizer")
@@ -480,7 +481,8 @@ def _written(file: Path) -> onnx.ModelProto:
         ) from None
 
 
-def _disassemble(hbm: Path, work: Path) -> list[dict[str, Any]]:
+def disassemble(hbm: Path, work: Path) -> list[dict[str, Any]]:
+    """What hbdk-disas says of the models of an hbm."""
     if not hbm.is_file():
         raise ArtifactError("the hbm does not exist", "convert again", file=hbm)
     target = work / "disassembly.json"

@@ -18,8 +18,8 @@ from qatladder.numerics.dumps import Dump, read_tensor
 from qatladder.numerics.fingerprint import Fingerprint, fingerprint
 from qatladder.numerics.judgement import describe, judge_text
 from qatladder.numerics.tensor import TensorContract, dequantize
-from qatladder.validation.compiled import arrange, feature_of, raw_names, restore
 from qatladder.validation.context import Context
+from qatladder.validation.features import arrange, feature_of, raw_names, restore
 from qatladder.validation.finish import dequantised, outputs
 from qatladder.zoo.schema import AppOutput, Tolerance
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,18 @@ from qatladder.numerics.tensor import TensorContract, pad, quantize, unpad
 from qatladder.reports.difference import difference_html
 from qatladder.toolchains.base import CompileReport
 from qatladder.validation.ask import Answer, Skip, ask, skip_all
+from qatladder.validation.baselines import newest_passed
 from qatladder.validation.context import Context
+from qatladder.validation.features import arrange, feature_of, raw_names, restore
 from qatladder.validation.integer import enough
+from qatladder.validation.layers import with_layers
 from qatladder.validation.samples import contract_of
 
 FRAME_SUFFIX = {"nv12": ".yuv", "gray": ".y"}
 """How the simulator tells what a raw frame is."""
 
+FIGURES = ("latency_ms", "fps", "ddr_mb", "size_mb")
+GROWING = ("latency_ms", "ddr_mb", "size_mb")
 MARCH_LIMITS = ("max_latency_ms", "min_fps", "max_ddr_mb", "max_size_mb")
 
 
@@ -77,17 +82,55 @@ class _Work:
             limits.append(f"{name} {'<=' if bound == 'max' else '>='} {limit:g}")
             if (value > limit) if bound == "max" else (value < limit):
                 problems.append(f"{name} {value:g} misses {limits[-1]}")
+        growth, grown = self._growth(report)
+        limits += growth
+        problems += grown
+        skew = self._skew(report)
+        problems += skew
         where = report.operators
+        computing = where.get("bpu", 0) + where.get("cpu", 0)
+        share = f" ({where['cpu'] / computing:.0%})" if where.get("cpu") else ""
         evidence = [self.built.products[role] for role in ("hbm", "perf_html", "perf_json", "log") if role in self.built.products]
         return Answer(
             not problems,
-            f"{where.get('bpu', 0)} operators on the BPU, {where.get('cpu', 0)} on the CPU; estimated latency {report.latency_ms:g} ms, "
+            f"{where.get('bpu', 0)} operators on the BPU, {where.get('cpu', 0)} on the CPU{share}; estimated latency {report.latency_ms:g} ms, "
             f"{report.fps:.0f} FPS, DDR {report.ddr_mb:.3f} MB per frame, size {report.size_mb:.3f} MB",
             "; ".join([f"every operator accepted, at most {gate.max_cpu_ops} on the CPU", f"march {context.target.march}", *limits]),
             reason="; ".join(problems),
-            values={key: getattr(report, key) for key in ("latency_ms", "fps", "ddr_mb", "size_mb")},
+            values={
+                **{key: getattr(report, key) for key in FIGURES},
+                "cpu_operators": list(report.cpu_operators),
+                **({"skew": True} if skew else {}),
+                **({"grown": True} if grown else {}),
+            },
             evidence=evidence,
         )
+
+    def _growth(self, report: CompileReport) -> tuple[list[str], list[str]]:
+        """(what the figures are held against, which grew too much), against the newest earlier compilation that passed."""
+        factor = self.context.target.perf.max_growth
+        if factor is None:
+            return [], []
+        found = newest_passed(self.context, "hbm.compile", lambda check: all(check.values.get(key) for key in GROWING))
+        if found is None:
+            return [f"growth <= {factor:g} x not judged: no earlier compilation of this ladder passed; this one is the first"], []
+        run, check = found
+        grown = [
+            f"{key} {getattr(report, key):g} is {getattr(report, key) / check.values[key]:.2f} x the {check.values[key]:g} of {run}"
+            for key in GROWING
+            if getattr(report, key) > factor * check.values[key]
+        ]
+        return [f"{', '.join(GROWING)} <= {factor:g} x those of {run}"], grown
+
+    def _skew(self, report: CompileReport) -> list[str]:
+        """Tools of another version than the hbm was built with cannot speak for it."""
+        installed = self.context.toolchain.versions()
+        self.context.facts["versions"] = {"hbm": report.versions, "installed": installed}
+        return [
+            f"version skew: the hbm was built with {tool} {report.versions[tool]}, installed is {installed[tool]}"
+            for tool in sorted(set(installed) & set(report.versions))
+            if installed[tool] != report.versions[tool]
+        ]
 
     def input(self) -> Answer:
         """Read back the very bytes that go to the simulator and the board and derive the int model's input from them."""
@@ -155,7 +198,21 @@ class _Work:
         if len(self.files) != len(context.entry.inputs):
             raise Skip("the runtime input could not be made (see hbm.input)")
         simulated = context.toolchain.simulate(self.hbm, self.files, context.folder / "simulate", context.log)
-        return bit_exact(context, self.built, simulated, self.report.outputs, "simulator", self.report.contradiction)
+        answer = bit_exact(context, self.built, simulated, self.report.outputs, "simulator", self.report.contradiction)
+        if answer.passed and not context.ladder.get("layers"):
+            return answer
+        return with_layers(context, answer, self.built, self.hbm, self.files, self._differing(simulated))
+
+    def _differing(self, simulated: dict[str, Path]) -> int:
+        """The first compared sample of which an output differs; 0 when none does."""
+        assert self.report is not None
+        differing = []
+        for index, item in enumerate(self.built.facts["int_model"]["outputs"]):
+            expected = np.load(self.context.fetch(self.built, f"raw/{item['raw_name']}"))
+            found = restore(np.load(simulated[feature_of(self.report.outputs, raw_names(self.built), index).name]), expected.shape)
+            unequal = np.flatnonzero((expected != found).reshape(len(expected), -1).any(1))
+            differing += [int(unequal[0])] if unequal.size else []
+        return min(differing, default=0)
 
 
 def bit_exact(
@@ -215,52 +272,6 @@ def bit_exact(
 def drift_text(expected: str, found: str, drifted: Mapping[str, tuple[Any, Any]]) -> str:
     """`source: the entry states pyramid, the hbm ddr; ...`."""
     return "; ".join(f"{field}: the {expected} states {ours}, the {found} {theirs}" for field, (ours, theirs) in drifted.items())
-
-
-def raw_names(built: RungResult) -> list[str]:
-    """Names of the integer tensors behind the int model's outputs, in order."""
-    return [item["raw_name"] for item in built.facts["int_model"]["outputs"]]
-
-
-def feature_of(features: tuple[TensorContract, ...], raw_names: Sequence[str], index: int) -> TensorContract:
-    """The hbm feature of the `index`-th int tensor: by name, or by position when the compiler renamed every one of them."""
-    by_name, raw_name = {feature.name: feature for feature in features}, raw_names[index]
-    if raw_name in by_name:
-        return by_name[raw_name]
-    if len(features) == len(raw_names) and not set(by_name) & set(raw_names):
-        return features[index]
-    raise ArtifactError(
-        "the hbm has no feature for a tensor of the int model",
-        tensor=raw_name,
-        found=sorted(by_name),
-        next_step="was the hbm compiled from this int model?",
-    )
-
-
-def arrange(integers: np.ndarray, feature: TensorContract) -> np.ndarray:
-    """[N, ...] integers of the int model in the axis order of the hbm's feature: as they are, NCHW to NHWC, or with axes of 1 added."""
-    return _reordered(integers, (len(integers), *feature.valid_shape[1:]), (0, 2, 3, 1), feature.name)
-
-
-def restore(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """[N, ...] integers of a feature back in the int model's axis order."""
-    return _reordered(array, shape, (0, 3, 1, 2), "")
-
-
-def _reordered(array: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...], name: str) -> np.ndarray:
-    if array.shape == shape:
-        return array
-    if array.ndim == 4 and tuple(array.shape[axis] for axis in axes) == shape:
-        return np.ascontiguousarray(array.transpose(axes))
-    if [size for size in array.shape if size != 1] == [size for size in shape if size != 1]:
-        return array.reshape(shape)
-    raise ArtifactError(
-        "a tensor of the hbm has another shape than the int model's",
-        feature=name,
-        expected=list(shape),
-        found=list(array.shape),
-        next_step="was the hbm compiled from this int model?",
-    )
 
 
 def _write(samples: Any, folder: Path, name: str, suffix: str = ".bin") -> list[Path]:

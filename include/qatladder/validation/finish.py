@@ -8,8 +8,8 @@ import numpy as np
 
 from qatladder.ladder import RungResult
 from qatladder.numerics.tensor import dequantize
-from qatladder.validation.compiled import restore
 from qatladder.validation.context import Context
+from qatladder.validation.features import restore
 
 
 def dequantised(built: RungResult, integers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

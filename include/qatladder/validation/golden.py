@@ -24,7 +24,7 @@ from qatladder.boards.fleet import Fleet
 from qatladder.errors import ArtifactError, ToolchainError
 from qatladder.settings import Settings
 from qatladder.toolchains.base import Toolchain
-from qatladder.validation.compiled import restore
+from qatladder.validation.features import restore
 from qatladder.zoo.schema import Entry
 
 RECIPE = 1

@@ -30,8 +30,9 @@ from qatladder.numerics.tensor import TensorContract, drift
 from qatladder.quality.statistics import write_table
 from qatladder.runner.client import Environment, run_job
 from qatladder.validation.ask import Answer, Skip, ask, skip_all
-from qatladder.validation.compiled import bit_exact, drift_text, feature_of, raw_names, restore
+from qatladder.validation.compiled import bit_exact, drift_text
 from qatladder.validation.context import Context
+from qatladder.validation.features import feature_of, raw_names, restore
 from qatladder.validation.finish import outputs
 from qatladder.validation.fleet import (
     GOLDEN_EVERY_S,

@@ -35,8 +35,8 @@ from qatladder.numerics.tensor import TensorContract
 from qatladder.reports.difference import difference_html
 from qatladder.validation.app_outputs import STAGES, Outputs, expectation, said
 from qatladder.validation.ask import Answer, Skip, Unprovable
-from qatladder.validation.compiled import feature_of
 from qatladder.validation.context import Context
+from qatladder.validation.features import feature_of
 from qatladder.zoo.schema import AppInput, InputSpec, OnBoard
 
 Array = NDArray[Any]

@@ -8,7 +8,6 @@ are relative to a measurement are not judged.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,18 +15,12 @@ from dataclasses import asdict, dataclass
 from qatladder.boards.device import Health
 from qatladder.boards.hrt import Perf
 from qatladder.errors import BrokenError
-from qatladder.evidence.store import safe_name
-from qatladder.ladder import Rung
 from qatladder.validation.ask import Answer, Unprovable
-from qatladder.validation.context import Context, load_rung
+from qatladder.validation.baselines import newest_passed
+from qatladder.validation.context import Context
 
 HOT_C = 85.0
 """Degrees from which boards of this kind begin to throttle."""
-
-LOOK_BACK = 100
-"""Earlier runs that are looked through for a baseline."""
-
-_TIME = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)T(\d\d):?(\d\d):?(\d\d)")
 
 
 @dataclass(frozen=True)
@@ -173,19 +166,13 @@ def baseline(context: Context) -> Baseline | None:
     stated = context.target.perf.baseline_ms
     if stated is not None:
         return Baseline(stated, "baseline_ms of the entry")
-    runs = [run for run in context.store.runs() if run != safe_name(context.run_id)]
-    for run in sorted(runs, key=_when, reverse=True)[:LOOK_BACK]:
-        rung = load_rung(context.store, run, context.ladder, Rung.BOARD)
-        check = rung.check("board.perf") if rung else None
-        if check and not check.values.get("estimated", True) and check.values.get("latency_ms"):
-            return Baseline(float(check.values["latency_ms"]), f"run {run} on {check.values.get('board', '?')}")
-    return None
-
-
-def _when(run: str) -> tuple[str, str]:
-    """A run's time as its id has it; runs of ids without one come first."""
-    match = _TIME.search(run)
-    return ("".join(match.groups()) if match else "", run)
+    found = newest_passed(
+        context, "board.perf", lambda check: not check.values.get("estimated", True) and bool(check.values.get("latency_ms"))
+    )
+    if found is None:
+        return None
+    run, check = found
+    return Baseline(float(check.values["latency_ms"]), f"run {run} on {check.values.get('board', '?')}")
 
 
 def _checked(found: Perf, board: str, frames: int) -> Perf:

@@ -62,6 +62,7 @@ def plan(
     target: str | None = None,
     rungs: Sequence[str] | None = None,
     force: bool = False,
+    layers: bool = False,
 ) -> list[dict[str, Any]]:
     """The ladders to climb: one per model version and target, as plain JSON data.
 
@@ -71,6 +72,7 @@ def plan(
         models: model names; None or empty for all.
         version, target, rungs: restrict to these.
         force: convert and compile again what is unchanged.
+        layers: compare the compiled model layer by layer in any case, not only when it differs.
     Raises:
         ConfigError: a name that does not exist, or an entry that cannot be read.
     """
@@ -89,7 +91,7 @@ def plan(
         )
     chosen = _rungs(rungs)
     ladders = [
-        {**_ladder(zoo, entry, target_id, chosen), "force": force}
+        {**_ladder(zoo, entry, target_id, chosen), "force": force, "layers": layers}
         for entry in zoo.entries.values()
         if (not asked or entry.model in asked) and (version is None or entry.version == version)
         for target_id in [item.id for item in entry.targets]

@@ -187,6 +187,11 @@ class PerfGate(Strict):
         description="Largest measured latency as a multiple of the baseline: `baseline_ms`, else this ladder's newest measured latency that "
         "passed; a virtual board cannot judge it.",
     )
+    max_growth: float | None = Field(
+        None,
+        gt=0,
+        description="Largest estimated latency, DDR traffic and hbm size as multiples of this ladder's newest hbm.compile that passed.",
+    )
     baseline_ms: float | None = Field(None, gt=0, description="Latency `max_vs_baseline` is relative to, milliseconds.")
     repeats: int = Field(5, ge=1, le=100, description="Measurements after a warm-up run; their medians are held against the limits.")
     max_spread: float = Field(

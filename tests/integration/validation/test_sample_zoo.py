@@ -277,15 +277,16 @@ node = convolutions[int(sys.argv[2]) % len(convolutions)]
 for item in model.graph.initializer:
     if item.name == node.input[1]:
         weights = numpy_helper.to_array(item).copy()
-        weights.reshape(-1)[np.argmax(np.abs(weights.astype(int)) < 100)] += 1
+        index, step = np.argmax(np.abs(weights.astype(int)) < 28), int(sys.argv[3])
+        weights.reshape(-1)[index] += step
         item.CopyFrom(numpy_helper.from_array(weights, item.name))
 onnx.save(model, sys.argv[1])
 """
 
 
-def tamper(int_model: Path, convolution: int) -> None:
-    """Add 1 to one weight of one convolution."""
-    subprocess.run([str(load_settings().vendor_python), "-c", TAMPER, str(int_model), str(convolution)], check=True)
+def tamper(int_model: Path, convolution: int, step: int = 1) -> None:
+    """Change one weight of one convolution."""
+    subprocess.run([str(load_settings().vendor_python), "-c", TAMPER, str(int_model), str(convolution), str(step)], check=True)
 
 
 def test_one_weight_changed_in_the_int_model_breaks_bit_exactness(home: Path, good: LadderResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +308,43 @@ def test_one_weight_changed_in_the_int_model_breaks_bit_exactness(home: Path, go
     assert "expected" in by_id["hbm.bit_exact"].reason
     assert "not compiled from this int model" in by_id["hbm.bit_exact"].reason
     assert result.verdict is Verdict.NO_SHIP
+
+
+def test_the_first_layer_that_differs_is_named(home: Path, good: LadderResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the worst one: a step in an early convolution grows on its way."""
+
+    class TamperedEarly(Hmct):
+        def convert(self, *args: Any, **kwargs: Any) -> Any:
+            conversion = super().convert(*args, **kwargs)
+            tamper(conversion.products["int"], 2, 90)
+            return conversion
+
+    monkeypatch.setitem(run_module.TOOLCHAINS, "hmct", TamperedEarly)
+    (ladder,) = plan(["digits_cnn"], rungs=["int", "hbm"])
+    for rung in ladder["rungs"]:
+        answer = run_rung(ladder, rung, "tampered-early", print)
+    check = answer.check("hbm.bit_exact")
+    assert check is not None and check.status is Status.FAILED
+    rows = answer.facts["layers"]["layers"]
+    differs = [bool(row["differing"]) for row in rows]
+    convolutions = [index for index, row in enumerate(rows) if "Conv" in row["operator"]]
+    assert len(convolutions) == 8
+    first = differs.index(True)
+    assert first == convolutions[2], "the third convolution was changed"
+    assert not any(differs[:first])
+    assert rows[first]["differing"] < rows[first]["size"] / 8, "one output channel alone"
+    assert f"first layer that differs: {rows[first]['name']} (" in check.reason
+    assert any(item.name == "layers.csv" for item in check.evidence)
+
+
+def test_every_layer_of_a_sound_model_is_equal(home: Path, good: LadderResult) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qatladder.cli", "layers", "digits_cnn"], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if " of " in line]
+    assert len(rows) >= 9
+    assert all(" 0 of " in line for line in rows)
 
 
 def test_one_weight_of_any_convolution_is_noticed(home: Path, good: LadderResult, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from qatladder.evidence import open_store
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.settings import load_settings
 from qatladder.validation.ask import ask
+from qatladder.validation.baselines import LOOK_BACK
 from qatladder.validation.context import Context, rung_file
-from qatladder.validation.perf import LOOK_BACK, measure
+from qatladder.validation.perf import measure
 from qatladder.zoo.load import load_zoo
 
 LADDER = {"model": "toy", "version": "1", "target": "bayes"}
