@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from qatladder import __version__
-from qatladder.errors import BrokenError, QATLadderError
+from qatladder.errors import BrokenError, ConfigError, QATLadderError
 from qatladder.ladder import LadderResult, Verdict
 
 if TYPE_CHECKING:

@@ -70,10 +70,6 @@ class Adapter:
         """Load the `float`, `calib` or `qat` model from its artifact, in evaluation state."""
         raise NotImplementedError
 
-    def module(self, rung: str, artifact: Path) -> Any:
-        """The `torch.nn.Module` that `load` runs, for comparing it layer by layer; None when there is none."""
-        return None
-
     def postprocess(self, outputs: Tensors) -> Any:
         """One sample's float32 output tensors (leading batch axis of 1) to a prediction JSON can hold."""
         raise NotImplementedError

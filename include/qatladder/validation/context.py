@@ -119,11 +119,11 @@ class Context:
         path = self.folder / "products" / str(result.rung) / safe_name(name) / safe_name(evidence.name)
         return path if path.exists() else self.store.fetch(evidence, path)
 
-    def model_job(self, function: str, args: dict[str, Any], name: str) -> Any:
-        """Run a function of `qatladder.runner.evaluate` in the model's own environment; returns its value."""
+    def model_job(self, function: str, args: dict[str, Any], name: str, module: str = "evaluate") -> Any:
+        """Run a function of a module of `qatladder.runner` in the model's own environment; returns its value."""
         answer = run_job(
             self.zoo.environment(self.entry),
-            f"qatladder.runner.evaluate:{function}",
+            f"qatladder.runner.{module}:{function}",
             {"adapter": self.zoo.adapter(self.entry), "options": self.entry.adapter_options, **args},
             self.folder / name,
             timeout=60 * self.entry.timeout_minutes,

@@ -8,6 +8,7 @@ from qatladder.errors import ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.validation.ask import Answer, Skip, ask
 from qatladder.validation.context import Context
+from qatladder.validation.precision import hand_over
 from qatladder.zoo.schema import Gate
 
 
@@ -32,7 +33,8 @@ def _accuracy(context: Context) -> Answer:
         "evaluate",
     )
     reference = None if rung is Rung.FLOAT else Rung.FLOAT
-    return judge_metric(context, value, getattr(entry.gates, str(rung)), reference)
+    answer = judge_metric(context, value, getattr(entry.gates, str(rung)), reference)
+    return answer if answer.passed or rung is Rung.FLOAT else hand_over(context, answer)
 
 
 def _without_artifact(context: Context) -> None:

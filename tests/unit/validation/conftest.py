@@ -101,9 +101,14 @@ def slow_lab(toy_zoo: ToyZoo, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 
 @pytest.fixture
-def lab(slow_lab: Lab, quality_jobs: QualityJobs, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """The model's jobs in this process, the quality job in one of its own."""
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's jobs in this process."""
     monkeypatch.setattr(context_module, "run_job", run_here)
-    monkeypatch.setattr(onboard, "run_job", quality_jobs)
     monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def lab(slow_lab: Lab, quality_jobs: QualityJobs, in_process: None, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The model's jobs in this process, the quality job in one of its own."""
+    monkeypatch.setattr(onboard, "run_job", quality_jobs)
     return slow_lab
