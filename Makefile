@@ -23,8 +23,13 @@ sweep: zoo ## validate the whole sample zoo through Airflow and print the verdic
 ui: setup ## start Airflow on 127.0.0.1 with the sweeps so far; Ctrl-C stops it
 	@$(PYTHON) -m qatladder.airflow.services ui
 
-test: zoo lint ## every test: unit, integration, end to end
-	@$(PYTHON) -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+test: zoo lint ## every test: unit, integration, faults, end to end; PYTEST_ARGS="tests/unit -k word" for some
+ifdef PYTEST_ARGS
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+else
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --cov --cov-report= tests/unit tests/integration
+	@$(PYTHON) -m pytest --cov --cov-append --cov-report=term tests/faults tests/e2e
+endif
 
 lint: setup ## ruff, mypy --strict, import layers
 	@.venv/bin/ruff check .

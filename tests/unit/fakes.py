@@ -121,6 +121,7 @@ class FakeToolchain:
     """
 
     name: str = "hmct"
+    rounding: str = "half_even"
     report: dict[str, Any] = field(default_factory=dict)
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
     int_inputs: dict[str, Any] = field(default_factory=dict)
@@ -181,7 +182,7 @@ class FakeToolchain:
     def finish(self, int_model: Path, raw: dict[str, Path], folder: Path, log: Log) -> dict[str, Path]:
         raise NotImplementedError
 
-    def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
+    def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log, **_: object) -> CompileReport:
         compiled = json.loads(hbm.read_text())
         report = CompileReport(
             march=compiled["march"],

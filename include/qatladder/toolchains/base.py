@@ -140,6 +140,8 @@ class Toolchain(Protocol):
     """One vendor toolchain. Every method runs its tools in their own environment, never in this process."""
 
     name: str
+    rounding: str
+    """How its quantise nodes round featuremaps: see `numerics.tensor.quantize`."""
 
     def unavailable(self) -> str:
         """Why the toolchain cannot be used on this machine; empty when it can."""
@@ -200,8 +202,18 @@ class Toolchain(Protocol):
             [N, ...] float32 .npy per output name.
         """
 
-    def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
-        """Check and describe a compiled model."""
+    def compile_report(
+        self,
+        int_model: Path,
+        hbm: Path,
+        hbir: Path | None,
+        folder: Path,
+        log: Log,
+        *,
+        entry: Entry | None = None,
+        target: Target | None = None,
+    ) -> CompileReport:
+        """Check and describe a compiled model. `entry` and `target` are for a toolchain that has to compile once more to prove its origin."""
 
     def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
         """Run the hbm on the vendor's simulator, sample by sample.

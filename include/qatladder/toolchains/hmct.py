@@ -37,6 +37,7 @@ class Hmct:
     """
 
     name = "hmct"
+    rounding = "half_even"
 
     def __init__(self, settings: Settings, environment: Environment | None = None, timeout: float = 1800.0) -> None:
         self._settings = settings
@@ -126,7 +127,17 @@ class Hmct:
         }
         return {name: Path(file) for name, file in self._job("finish", arguments, folder, log, rung="int").items()}
 
-    def compile_report(self, int_model: Path, hbm: Path, hbir: Path | None, folder: Path, log: Log) -> CompileReport:
+    def compile_report(
+        self,
+        int_model: Path,
+        hbm: Path,
+        hbir: Path | None,
+        folder: Path,
+        log: Log,
+        *,
+        entry: Entry | None = None,
+        target: Target | None = None,
+    ) -> CompileReport:
         arguments = {
             "int_model": str(int_model.resolve()),
             "hbm": str(hbm.resolve()),
@@ -140,7 +151,7 @@ class Hmct:
     def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
         files = {name: [str(path.resolve()) for path in paths] for name, paths in inputs.items()}
         arguments = {"hbm": str(hbm.resolve()), "inputs": files, "folder": str(folder.resolve())}
-        return {name: Path(file) for name, file in self._job("simulate", arguments, folder, log, rung="hbm").items()}
+        return {name: Path(file) for name, file in self._job("simulate", arguments, folder, log, module="hbdk", rung="hbm").items()}
 
     def layers(
         self, int_model: Path, hbm: Path, hbir: Path, inputs: dict[str, Path], tensors: dict[str, Path], folder: Path, log: Log

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from qatladder.errors import ArtifactError, BrokenError
-from qatladder.toolchains import hmct_graph, hmct_tools, hmct_vendor
+from qatladder.toolchains import hbdk, hmct_graph, hmct_tools, hmct_vendor
 
 
 def layers(int_model: str, hbm: str, hbir: str, inputs: dict[str, str], tensors: dict[str, str], folder: str) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def layers(int_model: str, hbm: str, hbir: str, inputs: dict[str, str], tensors:
     """
     work = Path(folder)
     file = Path(hbm)
-    (described,) = hmct_vendor.disassemble(file, work)
+    (described,) = hbdk.disassemble(file, work)
     if described["model file crc32"] != zlib.crc32(Path(hbir).read_bytes()):
         raise ArtifactError(
             "the hbm was not compiled from the hbir beside it, so its layers cannot be dumped",
@@ -46,10 +46,10 @@ def layers(int_model: str, hbm: str, hbir: str, inputs: dict[str, str], tensors:
         )
     dumped = work / "layers.hbm"
     _compile(described["compiling options"], Path(hbir), dumped, _names(file, described["model name"], work), work)
-    feature = hmct_tools.describe_hbm(hmct_vendor.disassemble(dumped, work), dumped)
+    feature = hmct_tools.describe_hbm(hbdk.disassemble(dumped, work), dumped)
     place = work / "sample"
     place.mkdir()
-    arrays = hmct_vendor.simulate_one(dumped, feature, [inputs[item["name"]] for item in feature["inputs"]], place)
+    arrays = hbdk.simulate_one(dumped, feature, [inputs[item["name"]] for item in feature["inputs"]], place)
     found = {item["name"]: array for item, array in zip(feature["outputs"], arrays, strict=True)}
 
     model = onnx.load(int_model)

@@ -1,7 +1,7 @@
 """Runs one vendor tool and reads what it wrote: consoles, the disassembler's JSON, the performance JSON, the simulator's text.
 
 Nothing here trusts an exit code: hb_mapper and hbdk exit 0 with an error on the console and crash with a good file on disk.
-Parsers take text and plain data, so that they are tested without the tools. Runs in the vendor environment (Python 3.10).
+Parsers take text and plain data, so that they are tested without the tools. Runs in the vendor environment and in a user's (Python 3.8).
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ def _stride(item: dict[str, Any], aligned: list[int], hbm: Path) -> list[int]:
 def _packs(stride: list[int], aligned: list[int], size: int, total: int) -> bool:
     """True when these strides lay the aligned tensor out without gap or overlap; axes of size 1 may have any stride."""
     expected = size
-    for step, length in sorted((step, length) for step, length in zip(stride, aligned, strict=True) if length > 1):
+    for step, length in sorted((step, length) for step, length in zip(stride, aligned) if length > 1):
         if step != expected:
             return False
         expected = step * length
@@ -328,7 +328,7 @@ def describe_performance(summary: dict[str, Any], size: int) -> dict[str, Any]:
     rows = summary.get("layer details") or [[]]
     layers = []
     for row in rows[1:]:
-        cells = dict(zip(rows[0], row, strict=True))
+        cells = dict(zip(rows[0], row))
         layers.append(
             {
                 "layer": cells["layer"],

@@ -7,11 +7,8 @@ nothing of `qatladder.zoo` (pydantic) can be imported here.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import onnx
 from onnx import external_data_helper
 
 from qatladder.errors import ArtifactError, BrokenError, ToolchainError
-from qatladder.toolchains import hmct_graph, hmct_ptq, hmct_tools
+from qatladder.toolchains import hbdk, hmct_graph, hmct_ptq, hmct_tools
 from qatladder.toolchains.hmct_onnx import Pair
 from qatladder.toolchains.hmct_provenance import contradiction
 from qatladder.toolchains.hmct_rewrite import rewrite
@@ -102,7 +99,7 @@ def convert(
     compared, half_way = hmct_graph.verify_scales(pairs, _written(calibrated), quantized) if target["ptq"] is None else (0, 0)
     hbm = work / f"{name}.hbm"
     hbm.write_bytes(_packed_hbm(binary))
-    described = hmct_tools.describe_hbm(disassemble(hbm, work), hbm)
+    described = hmct_tools.describe_hbm(hbdk.disassemble(hbm, work), hbm)
     _same_rim(described, hmct_graph.describe(quantized), quantized, hbm)
     if described["march"] != target["march"]:
         raise ToolchainError(
@@ -298,19 +295,13 @@ def _check_tensors(inputs: list[dict[str, Any]], arrays: dict[str, Any]) -> int:
 def compile_report(int_model: str, hbm: str, hbir: str | None, folder: str) -> dict[str, Any]:
     """Describe an hbm; fields as `qatladder.toolchains.base.CompileReport` has them."""
     file, work = Path(hbm), Path(folder)
-    described = hmct_tools.describe_hbm(disassemble(file, work), file)
-    run = hmct_tools.run_tool(["hbdk-perf", file, "-o", work], work)
-    estimate = work / f"{described['name']}.json"
-    error = hmct_tools.hbm_error(run, "hbdk-perf", file)
-    if error is not None or not estimate.is_file():
-        raise error or BrokenError("hbdk-perf wrote no report", "read its console", kind="dump_missing", console=run.tail(), file=estimate)
-    summary = json.loads(estimate.read_text(encoding="utf-8"))["summary"]
+    described = hmct_tools.describe_hbm(hbdk.disassemble(file, work), file)
     names = {side: [item["name"] for item in described[side]] for side in ("inputs", "outputs")}
     sources = {item["name"]: item["source"] for item in described["inputs"] if item["source"] != "ddr"}
     where = hmct_graph.operators(_load(Path(int_model)), names["inputs"], names["outputs"])
     return {
         **{key: described[key] for key in ("march", "inputs", "outputs", "versions")},
-        **hmct_tools.describe_performance(summary, file.stat().st_size),
+        **hbdk.estimate(file, described["name"], work),
         "operators": {key: where[key] for key in ("bpu", "cpu", "rim")},
         "cpu_operators": where["cpu_operators"],
         "contradiction": contradiction(Path(int_model), described["march"], sources, described["hbir_crc"], work / "derived.hbir"),
@@ -345,102 +336,6 @@ def _check_support(hbir: Path | None, described: dict[str, Any], work: Path) -> 
             f"hbdk-model-check ended with exit code {run.code} and said nothing", "run this rung again", kind="tool_crashed", file=hbir
         )
     return lines
-
-
-def simulate(hbm: str, inputs: dict[str, list[str]], folder: str) -> dict[str, str]:
-    """Run an hbm on the instruction-level simulator, sample by sample.
-
-    Args:
-        inputs: per input feature one raw file per sample.
-    Returns:
-        {output feature: [N, ...] .npy of raw integers, valid shape without the batch axis}.
-    """
-    file, work = Path(hbm), Path(folder)
-    described = hmct_tools.describe_hbm(disassemble(file, work), file)
-    features = described["inputs"]
-    if {item["name"] for item in features} != set(inputs):
-        raise ArtifactError(
-            "the hbm has other inputs",
-            "feed it what compile_report states",
-            expected=[item["name"] for item in features],
-            found=sorted(inputs),
-        )
-    counts = {len(files) for files in inputs.values()}
-    if len(counts) != 1 or 0 in counts:
-        raise ArtifactError("the inputs hold no samples, or different numbers of them", "write all inputs again", found=sorted(counts))
-    count = counts.pop()
-    for item in features:
-        for path in inputs[item["name"]]:
-            _check_file(item, Path(path))
-    arrays = {}
-    for index, item in enumerate(described["outputs"]):
-        shape = (count, *item["valid_shape"][1:])
-        arrays[item["name"]] = np.lib.format.open_memmap(str(work / f"{index}.npy"), mode="w+", dtype=item["dtype"], shape=shape)
-
-    def one(sample: int) -> None:
-        place = work / f"sample_{sample}"
-        place.mkdir(exist_ok=True)
-        for index, array in enumerate(simulate_one(file, described, [inputs[item["name"]][sample] for item in features], place)):
-            arrays[described["outputs"][index]["name"]][sample] = array[0]
-
-    workers = min(4, len(os.sched_getaffinity(0)), count)
-    with ThreadPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(one, range(count)), 1):
-            if done == count or done % 10 == 0:
-                print(f"simulated {done} of {count} samples")
-    for array in arrays.values():
-        array.flush()
-    return {item["name"]: str(work / f"{index}.npy") for index, item in enumerate(described["outputs"])}
-
-
-def simulate_one(hbm: Path, described: dict[str, Any], files: list[str], place: Path) -> list[Any]:
-    """One sample on the simulator: [1, ...] integers per output feature."""
-    links, sizes = [], []
-    for index, (item, path) in enumerate(zip(described["inputs"], files, strict=True)):
-        image = item["source"] in ("pyramid", "resizer")
-        height, width, channels = item["valid_shape"][1:]
-        suffix = (".yuv" if channels == 3 else ".y") if image else ".bin"  # the simulator goes by the file's name
-        link = place / f"input_{index}{suffix}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(path).resolve())
-        links.append(str(link))
-        sizes.append(f"{height}x{width}" if image else "")
-    output = place / "output"
-    output.mkdir(exist_ok=True)
-    for old in output.iterdir():
-        old.unlink()
-    size = ["--yuv-size", ",".join(sizes)] if any(sizes) else []
-    run = hmct_tools.run_tool(["hbdk-sim", "-f", hbm, "-n", described["name"], "-i", ",".join(links), *size, "-o", output], place)
-    (place / "hbdk-sim.log").write_text(run.console, encoding="utf-8")
-    error = hmct_tools.hbm_error(run, "hbdk-sim", hbm)
-    if error is not None:
-        raise error
-    return [_output_of(output, index, item) for index, item in enumerate(described["outputs"])]
-
-
-def _output_of(folder: Path, index: int, item: dict[str, Any]) -> Any:
-    """The simulator writes `/` and other characters of a feature's name as `_`; its index is what is unique."""
-    found = sorted(folder.glob(f"hbdk_output{index}_feature_*_elem_int.txt"))
-    file = found[0] if found else folder / f"hbdk_output{index}_feature_{re.sub(chr(92) + 'W', '_', item['name'])}_elem_int.txt"
-    return hmct_tools.read_simulated(file, item["valid_shape"], item["dtype"])
-
-
-def _check_file(item: dict[str, Any], file: Path) -> None:
-    if item["source"] in ("pyramid", "resizer"):
-        height, width, channels = item["valid_shape"][1:]
-        expected = height * width * 3 // 2 if channels == 3 else height * width
-    else:
-        expected = int(np.prod(item["valid_shape"], dtype=np.int64)) * np.dtype(item["dtype"]).itemsize
-    found = file.stat().st_size if file.is_file() else None
-    if found != expected:
-        raise ArtifactError(
-            "an input file has the wrong size for the hbm" if found is not None else "an input file is missing",
-            "write nv12 as H*3/2 x W bytes, ddr inputs as unpadded integers of the valid shape",
-            file=file,
-            feature=item["name"],
-            expected=f"{expected} bytes for {item['valid_shape']} {item['dtype']} ({item['source']})",
-            found=f"{found} bytes" if found is not None else "no file",
-        )
 
 
 def _load(file: Path) -> onnx.ModelProto:
@@ -479,50 +374,6 @@ def _written(file: Path) -> onnx.ModelProto:
         raise BrokenError(
             "a file the converter wrote cannot be read", "convert again; check the disk", kind="dump_truncated", file=file, found=error
         ) from None
-
-
-def disassemble(hbm: Path, work: Path) -> list[dict[str, Any]]:
-    """What hbdk-disas says of the models of an hbm."""
-    if not hbm.is_file():
-        raise ArtifactError("the hbm does not exist", "convert again", file=hbm)
-    target = work / "disassembly.json"
-    target.unlink(missing_ok=True)
-    run = hmct_tools.run_tool(["hbdk-disas", hbm, "--json", "-o", target], work)
-    error = hmct_tools.hbm_error(run, "hbdk-disas", hbm)
-    if isinstance(error, BrokenError):
-        raise _damage(hbm, work) or error
-    if error is not None:
-        raise error
-    text = target.read_bytes() if target.is_file() else b""
-    try:
-        models = json.loads(text)
-    except ValueError:
-        if not text.rstrip().endswith(b"]"):
-            raise _damage(hbm, work) or BrokenError(
-                "hbdk-disas wrote no whole description of the hbm",
-                "run this rung again; check the disk",
-                kind="dump_truncated" if text else "dump_missing",
-                console=run.tail(),
-                file=hbm,
-            ) from None
-        models = None
-    if not isinstance(models, list):  # of a truncated hbm, hbdk-disas 3.49.15 writes null, or names that are no text
-        raise ArtifactError(
-            "the hbm cannot be disassembled", "convert again; if it comes from the store, its hash no longer holds", file=hbm
-        ) from None
-    return models
-
-
-def _damage(hbm: Path, work: Path) -> ArtifactError | None:
-    """What is wrong with an hbm; None when nothing can be proved.
-
-    hbdk-disas 3.49.15 ends with SIGSEGV, or writes half a description, on a damaged hbm, as it may on a sound one for other reasons.
-    hbdk-perf checks the checksums; it may crash too, which proves nothing.
-    """
-    folder = work / "checksums"
-    folder.mkdir(exist_ok=True)
-    error = hmct_tools.hbm_error(hmct_tools.run_tool(["hbdk-perf", hbm, "-o", folder], work), "hbdk-perf", hbm)
-    return error if isinstance(error, ArtifactError) else None
 
 
 def _packed_hbm(binary: Path) -> bytes:

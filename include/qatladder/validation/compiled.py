@@ -28,6 +28,7 @@ from qatladder.validation.samples import contract_of
 FRAME_SUFFIX = {"nv12": ".yuv", "gray": ".y"}
 """How the simulator tells what a raw frame is."""
 
+ROUNDINGS = {"half_even": "half to even", "half_up": "half up", "half_away": "half away from zero"}
 FIGURES = ("latency_ms", "fps", "ddr_mb", "size_mb")
 GROWING = ("latency_ms", "ddr_mb", "size_mb")
 MARCH_LIMITS = ("max_latency_ms", "min_fps", "max_ddr_mb", "max_size_mb")
@@ -62,7 +63,15 @@ class _Work:
         context, gate = self.context, self.context.target.perf
         self.hbm = context.fetch(self.built, "hbm")
         hbir = context.fetch(self.built, "hbir") if "hbir" in self.built.products else None
-        report = context.toolchain.compile_report(context.fetch(self.built, "int"), self.hbm, hbir, context.folder / "report", context.log)
+        report = context.toolchain.compile_report(
+            context.fetch(self.built, "int"),
+            self.hbm,
+            hbir,
+            context.folder / "report",
+            context.log,
+            entry=context.entry,
+            target=context.target,
+        )
         self.report = report
         context.facts["compile"] = asdict(report)
         context.facts["contradiction"] = report.contradiction
@@ -152,14 +161,16 @@ class _Work:
                 frames = np.load(context.fetch(self.built, f"runtime/{spec.name}"))
                 files = board_files = _write(frames, context.folder / "runtime", spec.name, FRAME_SUFFIX[spec.type_rt])
                 read = np.stack([np.fromfile(path, np.uint8).reshape(frames.shape[1:]) for path in files[: len(raw)]])
-                derived = contract_of(spec).intermediate(read).reshape(raw.shape)
+                derived = restore(contract_of(spec).intermediate(read), raw.shape)
                 how = f"{spec.type_rt} {frames[0].nbytes} bytes -> {contract_of(spec).intermediate_type}"
             else:
                 integers = np.load(context.fetch(self.built, f"fed/{spec.name}"))
                 how = contract_of(spec).intermediate_type
                 if not spec.is_image:
-                    integers = quantize(integers, item["scale"], "half_even", bits=8 * np.dtype(feature.dtype).itemsize, axis=1)
-                    how = f"quantised by {item['scale'][0]:.6g} (half to even)"
+                    integers = quantize(
+                        integers, item["scale"], context.toolchain.rounding, bits=8 * np.dtype(feature.dtype).itemsize, axis=1
+                    )
+                    how = f"quantised by {item['scale'][0]:.6g} ({ROUNDINGS[context.toolchain.rounding]})"
                 arranged = arrange(integers, feature)
                 padded = [pad(sample, feature.stride[1:], feature.byte_size, spec.name) for sample in arranged]
                 files = _write(arranged, context.folder / "valid", spec.name)

@@ -72,7 +72,8 @@ class _Work:
         exported = context.artifact(source)
         context.keep(source, exported)
         calibration = calibration_samples(context) if context.target.ptq is not None else None
-        conversion, origin = reuse.convert(context, exported, calibration=calibration)
+        given = context.artifact("hbm") if entry.artifacts.hbm is not None else None
+        conversion, origin = reuse.convert(context, exported, given, calibration)
         for role, path in conversion.products.items():
             context.keep(role, path)
         self.int_file = conversion.products["int"]
@@ -211,7 +212,10 @@ class _Work:
         for spec in self.entry.inputs:
             tensors[spec.name] = context.folder / f"probe_{spec.name}.npy"
             array = np.load(fed[spec.name])
-            np.save(tensors[spec.name], contract_of(spec).training_tensor(array) if spec.is_image else array)
+            if spec.is_image:
+                nhwc = array if array.shape[1:3] == spec.height_width else array.transpose(0, 2, 3, 1)
+                array = contract_of(spec).training_tensor(np.ascontiguousarray(nhwc))
+            np.save(tensors[spec.name], array)
         arguments = {
             "rung": str(self.source),
             "artifact": str(artifact),

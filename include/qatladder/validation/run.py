@@ -29,6 +29,7 @@ from qatladder.runner.client import Environment
 from qatladder.settings import Settings, load_settings
 from qatladder.toolchains.base import Toolchain
 from qatladder.toolchains.hmct import Hmct
+from qatladder.toolchains.openexplorer import OpenExplorer
 from qatladder.validation import compiled, integer, onboard, training
 from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
@@ -36,7 +37,7 @@ from qatladder.validation.fleet import usable_boards
 from qatladder.zoo.load import Zoo, load_zoo
 from qatladder.zoo.schema import Entry, Target
 
-TOOLCHAINS: dict[str, Callable[[Settings, Environment | None], Toolchain]] = {"hmct": Hmct}
+TOOLCHAINS: dict[str, Callable[[Settings, Environment | None], Toolchain]] = {"hmct": Hmct, "openexplorer": OpenExplorer}
 """By name: settings and the environment with the tools (None: the toolchain's own) to the toolchain."""
 
 ARTIFACTS = ("float", "calib", "qat", "onnx", "int", "hbm")

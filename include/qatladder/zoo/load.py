@@ -83,7 +83,13 @@ def load_zoo(settings: Settings) -> Zoo:
     shared = _validated(ZooFile, _read_yaml(zoo_file) or {}, zoo_file) if zoo_file.exists() else ZooFile()
     environments = {"product": Environment("product", Path(sys.executable))}
     for name, spec in shared.environments.items():
-        environments[name] = Environment(name, _expand(spec.python, folder, settings))
+        variables = dict(spec.variables)
+        if spec.path:
+            found = [str(_expand(item, folder, settings)) for item in spec.path]
+            variables["PATH"] = os.pathsep.join([*found, variables.get("PATH", os.environ.get("PATH", os.defpath))])
+        environments[name] = Environment(
+            name, _expand(spec.python, folder, settings), variables, [_expand(item, folder, settings) for item in spec.paths]
+        )
     entries: dict[Path, Entry] = {}
     problems: list[ConfigError] = []
     seen: dict[tuple[str, str], Path] = {}

@@ -398,6 +398,10 @@ class Entry(Strict):
     adapter_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the adapter class.")
     environment: Name = Field("product", description="Where the model's own code runs (see environments in zoo.yaml).")
     inputs: tuple[InputSpec, ...] = Field(min_length=1)
+    outputs: tuple[Name, ...] = Field(
+        (),
+        description="Names of the model's outputs as the adapter uses them, in order, where the int model does not name them (openexplorer).",
+    )
     artifacts: Artifacts
     metric: str = Field(description="Primary metric the adapter's score() returns; higher is better.")
     gates: Gates
@@ -438,6 +442,11 @@ class EnvironmentSpec(Strict):
     """An interpreter that runs models' own code."""
 
     python: str = Field(description="Path of the interpreter; relative to the zoo folder, ~ and $VARIABLES allowed.")
+    path: tuple[str, ...] = Field((), description="Folders in front of PATH: where the environment's programs are. Written like `python`.")
+    paths: tuple[str, ...] = Field((), description="Folders of further Python packages (PYTHONPATH). Written like `python`.")
+    variables: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables; no secrets, this file is in version control."
+    )
 
 
 class ZooFile(Strict):

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from qatladder.errors import ArtifactError, BrokenError, ToolchainError
-from qatladder.toolchains import hmct_tools, hmct_vendor
+from qatladder.toolchains import hbdk, hmct_tools, hmct_vendor
 from qatladder.toolchains.hmct_tools import ToolRun
 
 STAMP = "2026-11-23 12:27:39,031"
@@ -65,31 +65,31 @@ class TestDisassemble:
     def test_a_tool_that_dies_on_a_sound_hbm_is_broken(self, answers, hbm, tmp_path: Path, code: int, console: str, kind: str) -> None:
         answers(hbdk_disas=(code, console, ""), hbdk_perf=(0, "FPS=1", None))
         with pytest.raises(BrokenError, match="hbdk-disas") as caught:
-            hmct_vendor._disassemble(hbm, tmp_path)
+            hbdk.disassemble(hbm, tmp_path)
         assert caught.value.kind == kind
         assert caught.value.where["file"] == str(hbm)
 
     def test_a_tool_that_dies_on_a_damaged_hbm_is_the_files_fault(self, answers, hbm, tmp_path: Path) -> None:
         answers(hbdk_disas=(-11, "----Stack Trace----", ""), hbdk_perf=(2, "ERROR: hbinst crc32 = 3a07260d, should be c5f8d9f2", None))
         with pytest.raises(ArtifactError, match="corrupt") as caught:
-            hmct_vendor._disassemble(hbm, tmp_path)
+            hbdk.disassemble(hbm, tmp_path)
         assert caught.value.where["found"] == "crc32 = 3a07260d, should be c5f8d9f2"
 
     @pytest.mark.parametrize(("written", "kind"), [(None, "dump_missing"), ('[{"model', "dump_truncated")])
     def test_exit_code_0_without_a_description(self, answers, hbm, tmp_path: Path, written: str | None, kind: str) -> None:
         answers(hbdk_disas=(0, "", written), hbdk_perf=(-11, "----Stack Trace----", None))
         with pytest.raises(BrokenError) as caught:
-            hmct_vendor._disassemble(hbm, tmp_path)
+            hbdk.disassemble(hbm, tmp_path)
         assert caught.value.kind == kind
         answers(hbdk_disas=(0, "", written), hbdk_perf=(2, "ERROR: The version of model is not compatible with the hbrt version", None))
         with pytest.raises(ArtifactError, match="corrupt or of another toolchain version"):
-            hmct_vendor._disassemble(hbm, tmp_path)
+            hbdk.disassemble(hbm, tmp_path)
 
     @pytest.mark.parametrize("written", ["null\n", '[{"model name": "H\udce9s"}]\n'])
     def test_a_description_of_a_truncated_hbm(self, answers, hbm, tmp_path: Path, written: str) -> None:
         answers(hbdk_disas=(0, "", written))
         with pytest.raises(ArtifactError, match="cannot be disassembled"):
-            hmct_vendor._disassemble(hbm, tmp_path)
+            hbdk.disassemble(hbm, tmp_path)
 
 
 class TestSupport:
