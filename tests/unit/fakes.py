@@ -136,9 +136,6 @@ class FakeToolchain:
     def versions(self) -> dict[str, str]:
         return {"fake": "1.0"}
 
-    def source(self, target: Target) -> str:
-        return "onnx"
-
     def convert(self, entry: Entry, target: Target, onnx: Path, folder: Path, log: Log, **_: object) -> Conversion:
         folder.mkdir(parents=True)
         model = json.loads(onnx.read_text())

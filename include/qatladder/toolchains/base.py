@@ -149,9 +149,6 @@ class Toolchain(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of the installed tools."""
 
-    def source(self, target: Target) -> str:
-        """The artifact of an entry that `convert` takes: `onnx` or `int`."""
-
     def convert(
         self,
         entry: Entry,
@@ -166,7 +163,7 @@ class Toolchain(Protocol):
         """The source model to int model and hbm, in `folder`.
 
         Args:
-            model: the artifact `source` names.
+            model: the artifact `target.source` names.
             hbm: a compiled model that exists already and is to be proven instead of a new one.
             calibration: [N, ...] float32 .npy per input of a `ptq` target, in the layout of training: of an image the values 0..255 of
                 `type_train` as the board's picture gives them, of a featuremap the training tensor.

@@ -65,9 +65,6 @@ class Hmct:
     def versions(self) -> dict[str, str]:
         return dict(_probe(self._settings.vendor_python))
 
-    def source(self, target: Target) -> str:
-        return "onnx"
-
     def convert(
         self,
         entry: Entry,

@@ -55,9 +55,6 @@ class OpenExplorer:
             self._versions = dict(self._job(_USER + "versions", {}, self._work / f"versions-{id(self)}", None))
         return dict(self._versions)
 
-    def source(self, target: Target) -> str:
-        return "int"
-
     def convert(
         self,
         entry: Entry,

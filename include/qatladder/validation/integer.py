@@ -68,7 +68,7 @@ class _Work:
 
     def input(self) -> Answer:
         context, entry = self.context, self.entry
-        source = context.toolchain.source(context.target)
+        source = context.target.source
         exported = context.artifact(source)
         context.keep(source, exported)
         calibration = calibration_samples(context) if context.target.ptq is not None else None

@@ -37,12 +37,26 @@ def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
     problems = []
     if entry.gates.float.min is None:
         problems.append(f"gates.float: has no min, and float has no rung below to drop from; write the lowest acceptable {entry.metric}")
-    if entry.artifacts.calib is None and entry.artifacts.qat is None:
-        problems.append("artifacts: neither calib nor qat, so nothing is quantised; name at least one checkpoint")
-    problems += _onnx(zoo, entry)
-    for target, program in _programs(entry):
+    if entry.artifacts.calib is None and entry.artifacts.qat is None and not all(target.ptq for target in entry.targets):
+        problems.append("artifacts: neither calib nor qat, so nothing is quantised; name at least one checkpoint, or give the target a ptq")
+    if any(target.source == "onnx" for target in entry.targets):
+        problems += _onnx(zoo, entry)
+    for which in ("int", "hbm"):
+        path = zoo.artifact(entry, which)
+        if path is not None and not path.is_file():
+            problems.append(f"artifacts.{which}: {path} does not exist; make it, or correct the path")
+    if entry.artifacts.int is None and (needing := [target.id for target in entry.targets if target.source == "int"]):
+        problems.append(
+            f"artifacts.int: is empty, so the target {', '.join(needing)} has nothing to compile; name the traced int model of the plugin"
+        )
+    for target in entry.targets:
+        if target.environment is not None and target.environment not in zoo.environments:
+            problems.append(
+                f"targets.{target.id}.environment: zoo.yaml defines no {target.environment}; it defines {', '.join(zoo.environments)}"
+            )
+    for target_id, program in _programs(entry):
         problems += [
-            f"targets.{target}.onboard.files: {zoo.folder / file} does not exist; build it, or correct the path"
+            f"targets.{target_id}.onboard.files: {zoo.folder / file} does not exist; build it, or correct the path"
             for file in program.files
             if not (zoo.folder / file).is_file()
         ]
@@ -88,6 +102,13 @@ class _Trial:
         except QATLadderError as error:
             yield f"{step}: {_one_line(error)}"
             return
+        if any(target.ptq for target in self.entry.targets):
+            try:
+                self._job("export_samples", "calibration", split="calibration", limit=1, out=str(self.folder / "calibration"))
+            except BrokenError:
+                raise
+            except QATLadderError as error:
+                yield f"adapter.samples: a ptq target needs the split `calibration`: {_one_line(error)}"
         for spec in self.entry.inputs:
             if spec.name not in exported["inputs"] or spec.name not in tensors:
                 yield f"inputs.{spec.name}: the adapter has no such input; it has {', '.join(tensors)}"
@@ -246,6 +267,14 @@ def _onnx(zoo: Zoo, entry: Entry) -> Iterator[str]:
     except (OSError, DecodeError, onnx.checker.ValidationError) as error:
         yield f"artifacts.onnx: {path} is not a whole ONNX model, export it again: {str(error).splitlines()[0] if str(error) else error!r}"
         return
+    quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    for target in entry.targets:
+        if target.source == "onnx" and quantised == (target.ptq is not None):
+            yield (
+                f"targets.{target.id}.ptq: the exported model carries scales of its own; export the float model, or leave ptq out"
+                if quantised
+                else f"artifacts.onnx: {path} holds no QuantizeLinear; export the qat (or calib) model, or give the target {target.id} a ptq"
+            )
     constants = {item.name for item in graph.initializer}
     found = {item.name: item.type.tensor_type for item in graph.input if item.name not in constants}
     declared = {spec.name: spec for spec in entry.inputs}

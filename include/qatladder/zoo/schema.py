@@ -371,6 +371,11 @@ class Target(Strict):
     def id(self) -> str:
         return self.name or self.march
 
+    @property
+    def source(self) -> Literal["onnx", "int"]:
+        """The artifact its toolchain converts."""
+        return "int" if self.toolchain == "openexplorer" else "onnx"
+
     @model_validator(mode="after")
     def _consistent(self) -> Target:
         marches = MARCHES[self.toolchain]

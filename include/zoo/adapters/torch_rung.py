@@ -6,9 +6,8 @@ import importlib
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from qatladder.runner.adapter import Model, Tensors
+from qatladder.runner.adapter import Model
+from qatladder.runner.adapters import as_model, fill, read_weights
 
 ZOO = Path(__file__).resolve().parents[1]
 
@@ -19,19 +18,11 @@ def load_rung(model: str, rung: str, artifact: Path) -> Model:
     Returns:
         float32 [N, ...] tensors by input name to float32 [N, ...] tensors by output name.
     """
-    import torch
-
     if str(ZOO) not in sys.path:
         sys.path.insert(0, str(ZOO))
     network = importlib.import_module(f"training.{model}").Network()
     if rung != "float":
         importlib.import_module("training.quant").prepare(network)
-    network.load_state_dict(torch.load(artifact, map_location="cpu", weights_only=True))
+    fill(network, read_weights(artifact), artifact)
     network.eval()
-
-    def run(tensors: Tensors) -> Tensors:
-        with torch.inference_mode():
-            outputs = network(*(torch.from_numpy(np.ascontiguousarray(tensors[name])) for name in network.inputs))
-        return {name: output.numpy() for name, output in zip(network.outputs, outputs, strict=True)}
-
-    return run
+    return as_model(network, network.inputs, network.outputs)

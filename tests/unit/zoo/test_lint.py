@@ -59,10 +59,20 @@ IMAGE = {
 }
 
 
-def export(path: Path, shape: tuple[Any, ...] = (1, 3, 4, 6), name: str = "x", kind: int = TensorProto.FLOAT) -> bytes:
-    """A one-operator ONNX."""
+def export(
+    path: Path, shape: tuple[Any, ...] = (1, 3, 4, 6), name: str = "x", kind: int = TensorProto.FLOAT, quantised: bool = True
+) -> bytes:
+    """An ONNX of an identity, and a quantised constant."""
     value, result = helper.make_tensor_value_info(name, kind, shape), helper.make_tensor_value_info("y", kind, shape)
-    graph = helper.make_graph([helper.make_node("Identity", [name], ["y"])], "toy", [value], [result])
+    nodes = [helper.make_node("Identity", [name], ["y"])]
+    constants = []
+    if quantised:
+        nodes.insert(0, helper.make_node("QuantizeLinear", ["weight", "scale"], ["integers"]))
+        constants = [
+            helper.make_tensor("weight", TensorProto.FLOAT, [2], [0.5, 1.0]),
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [0.01]),
+        ]
+    graph = helper.make_graph(nodes, "toy", [value], [result], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), str(path))
     return path.read_bytes()
 
@@ -213,3 +223,63 @@ def test_a_float_gate_needs_a_minimum(toy_zoo: ToyZoo, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "gates.float" in text
     assert "min" in text
+
+
+PTQ = {"march": "bayes", "ptq": {"method": "max"}}
+
+
+def test_scales_are_the_models_or_the_toolchains(toy_zoo: ToyZoo, camera: Any) -> None:
+    assert only(camera(targets=[PTQ])).startswith("targets.bayes.ptq: the exported model carries scales of its own")
+    export(toy_zoo.artifacts / "toy.onnx", quantised=False)
+    assert only(camera()).startswith("artifacts.onnx: ")
+    assert "holds no QuantizeLinear" in only(camera())
+    assert camera(targets=[PTQ]) == []
+    assert camera(targets=[PTQ], artifacts={"float": "toy/float.json", "onnx": "toy/toy.onnx"}) == [], "nothing trained is missing"
+
+
+def test_a_ptq_target_needs_calibration_samples(toy_zoo: ToyZoo, camera: Any) -> None:
+    export(toy_zoo.artifacts / "toy.onnx", quantised=False)
+    adapter = toy_zoo.folder / "zoo" / "toy.py"
+    adapter.write_text(CAMERA.replace("        generator =", "        assert split != 'calibration', 'no such split'\n        generator ="))
+    problem = only(camera(targets=[PTQ]))
+    assert problem.startswith("adapter.samples: a ptq target needs the split `calibration`: ")
+    assert "no such split" in problem
+
+
+def test_openexplorer_compiles_the_traced_model(toy_zoo: ToyZoo, camera: Any) -> None:
+    target = {"march": "bayes", "toolchain": "openexplorer"}
+    artifacts = {which: f"toy/{which}.json" for which in ("float", "calib", "qat")}
+    assert only(camera(targets=[target], artifacts=artifacts)).startswith(
+        "artifacts.int: is empty, so the target bayes has nothing to compile"
+    )
+    problem = only(camera(targets=[target], artifacts={**artifacts, "int": "toy/int.pt"}))
+    assert problem.startswith("artifacts.int: ") and problem.endswith("does not exist; make it, or correct the path")
+    (toy_zoo.artifacts / "int.pt").write_bytes(b"traced")
+    assert camera(targets=[target], artifacts={**artifacts, "int": "toy/int.pt"}) == []
+    problem = only(camera(targets=[target], artifacts={**artifacts, "int": "toy/int.pt", "hbm": "toy/model.hbm"}))
+    assert problem.startswith("artifacts.hbm: ")
+
+
+def test_the_targets_environment_is_defined(camera: Any) -> None:
+    problem = only(camera(targets=[{"march": "bayes", "environment": "j5"}]))
+    assert problem == "targets.bayes.environment: zoo.yaml defines no j5; it defines product"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"march": "bayes-e", "toolchain": "openexplorer"}, "openexplorer does not compile for bayes-e; it knows bernoulli2, bayes"),
+        ({"march": "nash-e"}, "hmct does not compile for nash-e"),
+        ({"march": "bernoulli2"}, "give the target a ptq"),
+        ({"march": "bayes", "toolchain": "openexplorer", "ptq": {}}, "carries its own scales"),
+        ({"march": "bayes", "compile_mode": "balance"}, "balance_factor goes with compile_mode balance"),
+        ({"march": "bayes", "balance_factor": 2}, "balance_factor goes with compile_mode balance"),
+        ({"march": "bayes", "max_time_per_fc": 10}, "at least 1000 microseconds"),
+        ({"march": "bayes", "ptq": {"method": "kl", "max_percentile": 0.9}}, "max_percentile goes with method max"),
+        ({"march": "bayes", "ptq": {"run_on_cpu": ["a"], "run_on_bpu": ["a"]}}, "a cannot run on the CPU and on the BPU"),
+    ],
+)
+def test_what_no_toolchain_can_do_is_refused_when_the_entry_is_read(toy_zoo: ToyZoo, target: dict[str, Any], said: str) -> None:
+    toy_zoo.entry(targets=[target])
+    (problem,) = load_zoo(load_settings()).problems
+    assert said in str(problem)

@@ -1,0 +1,190 @@
+"""Ready halves of an adapter: models of PyTorch, as a state dict or as TorchScript. What is left to write is the data and the metric.
+
+    class Lanes(TorchModule):
+        metric, inputs, outputs = "iou", ("image",), ("mask",)
+
+        def network(self, rung): ...        # the torch.nn.Module of a rung, fake-quantised for calib and qat
+        def samples(self, split, limit=None): ...
+        def preprocess(self, inputs): ...
+        def postprocess(self, outputs): ...
+        def score(self, predictions, targets): ...
+
+Python 3.8 with numpy; torch, from 1.8 on, is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Dict, Sequence, Tuple
+
+import numpy as np
+
+from qatladder.errors import ArtifactError, ConfigError
+from qatladder.runner.adapter import Adapter, Model, Tensors
+
+NESTED = ("state_dict", "model_state_dict", "model", "net", "ema")
+"""Where training code puts the weights inside a checkpoint, the likeliest first."""
+
+
+class TorchModule(Adapter):
+    """Checkpoints are state dicts of a network the adapter builds.
+
+    Attributes:
+        inputs, outputs: names of the network's arguments and results, in order.
+    """
+
+    inputs: Tuple[str, ...] = ()
+    outputs: Tuple[str, ...] = ()
+
+    def network(self, rung: str) -> Any:
+        """The `torch.nn.Module` of the `float`, `calib` or `qat` rung, its weights not yet loaded."""
+        raise NotImplementedError
+
+    def load(self, rung: str, artifact: Path) -> Model:
+        network = self.network(rung)
+        fill(network, read_weights(artifact), artifact)
+        network.eval()
+        return as_model(network, self.inputs, self.outputs)
+
+
+class TorchScript(Adapter):
+    """Artifacts are TorchScript files (`torch.jit.save`).
+
+    Attributes:
+        inputs, outputs: names of the model's arguments and results, in order.
+    """
+
+    inputs: Tuple[str, ...] = ()
+    outputs: Tuple[str, ...] = ()
+
+    def load(self, rung: str, artifact: Path) -> Model:
+        import torch
+
+        try:
+            module = torch.jit.load(str(artifact), map_location="cpu")  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ArtifactError(
+                "the file is no TorchScript model: truncated, or saved by torch.save",
+                "save it with torch.jit.save(torch.jit.trace(model.eval(), example), file)",
+                file=artifact,
+                found=(str(error).strip().splitlines() or ["?"])[0],
+            ) from None
+        module.eval()
+        return as_model(module, self.inputs, self.outputs)
+
+
+def as_model(module: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Model:
+    """A torch module, its arguments and results named, as `Adapter.load` returns it.
+
+    Args:
+        outputs: empty for a module that returns a dictionary.
+    """
+
+    def run(tensors: Tensors) -> Tensors:
+        import torch
+
+        if missing := [name for name in inputs if name not in tensors]:
+            raise ConfigError("the model takes other inputs", expected=list(inputs), found=sorted(tensors), missing=missing)
+        with torch.no_grad():
+            answer = module(*[torch.from_numpy(np.ascontiguousarray(tensors[name])) for name in inputs])
+        if isinstance(answer, dict) and not outputs:
+            return {name: value.numpy() for name, value in answer.items()}
+        values = list(answer.values()) if isinstance(answer, dict) else list(answer) if isinstance(answer, (tuple, list)) else [answer]
+        if len(values) != len(outputs):
+            raise ConfigError(
+                "the model returns another number of outputs than the adapter names",
+                "correct `outputs` of the adapter",
+                expected=list(outputs),
+                found=len(values),
+            )
+        return {name: value.numpy() for name, value in zip(outputs, values)}
+
+    return run
+
+
+def read_weights(artifact: Path) -> Dict[str, Any]:
+    """The state dict of a checkpoint; nothing in the file is ever executed.
+
+    Raises:
+        ArtifactError: it holds pickled code, is truncated, or holds no weights.
+    """
+    import torch
+
+    try:
+        if "weights_only" in torch.load.__code__.co_varnames:
+            checkpoint = torch.load(str(artifact), map_location="cpu", weights_only=True)
+        else:
+            checkpoint = torch.load(str(artifact), map_location="cpu", pickle_module=_Restricted)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error))
+        raise ArtifactError(
+            "the checkpoint holds more than weights: pickled code, which is never run here",
+            "save the weights alone: torch.save(model.state_dict(), file)",
+            file=artifact,
+            found=named.group(1) if named else (str(error).splitlines() or ["?"])[0],
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            "the checkpoint cannot be read: truncated, or no file of torch.save",
+            "save it again",
+            file=artifact,
+            size="{} bytes".format(Path(artifact).stat().st_size),
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        ) from None
+    for key in NESTED:
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    if not isinstance(checkpoint, dict) or not any(hasattr(value, "shape") for value in checkpoint.values()):
+        found = sorted(map(str, checkpoint))[:8] if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ArtifactError(
+            "the checkpoint holds no state dict", expected="tensors by name, or below " + ", ".join(NESTED), file=artifact, found=found
+        )
+    return {name[7:] if name.startswith("module.") else name: value for name, value in checkpoint.items()}
+
+
+def fill(network: Any, weights: Dict[str, Any], artifact: Path) -> None:
+    """Load weights into a network: all of them, and no others.
+
+    Raises:
+        ArtifactError: names what is missing, unexpected, or of another shape.
+    """
+    wanted = network.state_dict()
+    problems = {
+        "missing": sorted(wanted.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - wanted.keys()),
+        "other shape": [
+            "{} {} instead of {}".format(name, list(weights[name].shape), list(wanted[name].shape))
+            for name in sorted(wanted.keys() & weights.keys())
+            if hasattr(weights[name], "shape") and tuple(weights[name].shape) != tuple(wanted[name].shape)
+        ],
+    }
+    if any(problems.values()):
+        raise ArtifactError(
+            "the checkpoint is not of this network",
+            "is it the checkpoint of this rung and version? calib and qat networks have fake-quantisation, float ones have none",
+            file=artifact,
+            **{kind: _some(names) for kind, names in problems.items() if names},
+        )
+    network.load_state_dict(weights)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" and {} more".format(len(names) - 5) if len(names) > 5 else "")
+
+
+class _Restricted:
+    """What torch before 1.13 is given in place of `pickle`: it builds tensors, and calls nothing else."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) == ("collections", "OrderedDict") or (
+                module in ("torch", "torch._utils", "torch.storage") and (name.endswith("Storage") or name.startswith("_rebuild_"))
+            ):
+                return super().find_class(module, name)
+            raise pickle.UnpicklingError("GLOBAL {}.{}".format(module, name))
+
+    load = staticmethod(pickle.load)
+    loads = staticmethod(pickle.loads)

@@ -1,0 +1,136 @@
+"""Writes the first version of a zoo entry and its adapter: everything that can be known, and a comment where only the user knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from qatladder.errors import ConfigError
+from qatladder.zoo.schema import MARCHES
+
+Kind = Literal["torch", "torchscript"]
+
+_ZOO = """# What all entries share.
+artifacts: $QATLADDER_HOME/zoo
+# environments:            # where models' own code runs; `product` always exists
+#   j5:
+#     python: /opt/j5/bin/python
+"""
+
+_ENTRY = """# yaml-language-server: $schema=zoo.schema.json
+model: {name}
+version: "1"
+owner: ""                    # who is told when the ladder breaks
+adapter: adapters/{file}.py:{cls}
+{environment}inputs:
+  - name: image              # as the exported model calls it
+    shape: [1, 3, 224, 224]  # of the training tensor
+    type_train: rgb          # what the float model was trained on: rgb, bgr, yuv444, gray, featuremap
+    type_rt: nv12            # what the board feeds: nv12, yuv444, rgb, bgr, gray, featuremap
+    source: pyramid          # pyramid (camera), resizer, or ddr
+    mean: [123.675, 116.28, 103.53]   # exactly as in training, in the order of type_train
+    scale: [0.01712475, 0.017507, 0.01742919]
+{outputs}artifacts:                   # below the artifact root of zoo.yaml
+{artifacts}metric: top1                 # the adapter's primary metric; higher is better
+gates:
+  float: {{min: 0.7}}          # the lowest acceptable value
+{gates}samples: {{board: 24}}        # evaluated on the board
+targets:
+  - march: {march}
+    toolchain: {toolchain}
+{ptq}"""
+
+_ADAPTER = '''"""Adapter of {name}: its data, its preprocessing, its model, its metric."""
+
+from itertools import islice
+
+import numpy as np
+
+from qatladder.runner.adapter import Sample
+from qatladder.runner.adapters import {base}
+
+
+class {cls}({base}):
+    metric, inputs, outputs = "top1", ("image",), ("logits",)
+    batch = 1
+
+    def samples(self, split, limit=None):
+        """`evaluation`{splits}: in a fixed order; pictures as uint8 RGB [H, W, 3] at the model's input size."""
+        for picture, label in islice(self.dataset(split), limit):
+            yield Sample({{"image": picture}}, label)
+
+    def dataset(self, split):
+        raise NotImplementedError("yield (picture, label) pairs of your dataset")
+
+    def preprocess(self, inputs):
+        """Exactly what training does."""
+        values = (inputs["image"].astype(np.float32) - [123.675, 116.28, 103.53]) * [0.01712475, 0.017507, 0.01742919]
+        return {{"image": values.astype(np.float32).transpose(2, 0, 1)[None]}}
+{network}
+    def postprocess(self, outputs):
+        return int(outputs["logits"].argmax())
+
+    def score(self, predictions, targets):
+        return {{"top1": float(np.mean(np.array(predictions) == np.array(targets)))}}
+'''
+
+_NETWORK = '''
+    def network(self, rung):
+        """The torch.nn.Module of a rung; of calib and qat with its fake-quantisation."""
+        raise NotImplementedError("build the network; import torch here")
+'''
+
+
+def scaffold(folder: Path, name: str, kind: Kind, toolchain: str, march: str, ptq: bool, environment: str) -> list[Path]:
+    """Write `<name>.yaml`, `adapters/<name>.py` and, in a new zoo, `zoo.yaml`; never over a file that exists.
+
+    Returns:
+        the files written.
+    Raises:
+        ConfigError: a file exists, or the toolchain does not compile for the march.
+    """
+    if march not in MARCHES[toolchain]:
+        raise ConfigError("the toolchain does not compile for this march", expected=" | ".join(MARCHES[toolchain]), found=march)
+    file = name.replace("-", "_").replace(".", "_")
+    cls = "".join(part[:1].upper() + part[1:] for part in file.split("_") if part)
+    int_model = toolchain == "openexplorer"
+    rungs = ["float"] if ptq else ["float", "calib", "qat"]
+    suffix = "pt"
+    artifacts = [f"  {rung}: {name}/{rung}.{suffix}\n" for rung in rungs]
+    artifacts.append(
+        f"  int: {name}/int.pt          # torch.jit.trace(convert_fx(qat_model), example)\n"
+        if int_model
+        else f"  onnx: {name}/{'float' if ptq else 'qat_qdq'}.onnx   # torch.onnx.export(..., opset_version=13, dynamo=False)\n"
+    )
+    gates = "" if ptq else "  calib: {max_drop: 0.01}\n  qat: {max_drop: 0.01}\n"
+    files = {
+        folder / f"{name}.yaml": _ENTRY.format(
+            name=name,
+            file=file,
+            cls=cls,
+            environment=f"environment: {environment}\n" if environment else "",
+            outputs="outputs: [logits]            # of the traced model, in order\n" if int_model else "",
+            artifacts="".join(artifacts),
+            gates=gates + "  int: {max_drop: 0.01}\n",
+            march=march,
+            toolchain=toolchain,
+            ptq="    ptq: {method: default, samples: 32}\n" if ptq else "",
+        ),
+        folder / "adapters" / f"{file}.py": _ADAPTER.format(
+            name=name,
+            cls=cls,
+            base="TorchModule" if kind == "torch" else "TorchScript",
+            splits=" and `calibration`" if ptq else "",
+            network=_NETWORK if kind == "torch" else "",
+        ),
+    }
+    taken = [path for path in files if path.exists()]
+    if taken:
+        raise ConfigError("the file exists; nothing was written", "choose another name", file=taken[0])
+    if not (folder / "zoo.yaml").exists():
+        files[folder / "zoo.yaml"] = _ZOO
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as out:
+            out.write(text)
+    return list(files)

@@ -1,0 +1,145 @@
+"""Checkpoints as training code writes them are read; what is not weights is refused, and never run."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qatladder.errors import ArtifactError, ConfigError
+from qatladder.runner import adapters
+
+
+class Two(nn.Module):
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, width), nn.Linear(width, 1)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.relu(self.first(a + b))
+        return self.second(hidden), hidden
+
+
+class Ready(adapters.TorchModule):
+    inputs, outputs = ("a", "b"), ("y", "hidden")
+
+    def network(self, rung: str) -> nn.Module:
+        return Two()
+
+
+@pytest.fixture
+def trained() -> Two:
+    torch.manual_seed(0)
+    return Two().eval()
+
+
+def run(model: Any) -> dict[str, np.ndarray]:
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    return model({"b": x, "a": -2 * x})
+
+
+def wrapped(how: str, state: dict[str, torch.Tensor]) -> Any:
+    return {
+        "plain": state,
+        "nested": {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
+        "model": {"model": state},
+        "parallel": {f"module.{name}": value for name, value in state.items()},
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["plain", "nested", "model", "parallel"])
+def test_a_checkpoint_as_training_code_writes_it(how: str, trained: Two, tmp_path: Path) -> None:
+    torch.save(wrapped(how, trained.state_dict()), tmp_path / "float.pt")
+    found = run(Ready().load("float", tmp_path / "float.pt"))
+    with torch.no_grad():
+        x = torch.arange(8.0).reshape(4, 2)
+        expected = trained(-2 * x, x)
+    np.testing.assert_array_equal(found["y"], expected[0].numpy())
+    np.testing.assert_array_equal(found["hidden"], expected[1].numpy())
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (subprocess.check_call, (["touch", "exploded"],))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["weights_only", "torch before 1.13"])
+def test_pickled_code_is_named_and_never_run(old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Two().state_dict(), "hook": Bomb()}, "bomb.pt")
+    if old:
+        real = torch.load
+        monkeypatch.setattr(
+            torch, "load", lambda file, map_location, pickle_module: real(file, map_location, pickle_module, weights_only=False)
+        )
+    with pytest.raises(ArtifactError, match="pickled code, which is never run") as caught:
+        adapters.read_weights(Path("bomb.pt"))
+    assert caught.value.where["found"].endswith(".check_call")
+    assert caught.value.where["file"] == "bomb.pt"
+    assert not Path("exploded").exists()
+    if old:
+        torch.save({"state_dict": Two().state_dict()}, "sound.pt")
+        assert set(adapters.read_weights(Path("sound.pt"))) == set(Two().state_dict())
+
+
+def test_a_whole_pickled_model_is_refused(trained: Two, tmp_path: Path) -> None:
+    torch.save(trained, tmp_path / "model.pt")
+    with pytest.raises(ArtifactError, match="pickled code") as caught:
+        adapters.read_weights(tmp_path / "model.pt")
+    assert "Two" in caught.value.where["found"]
+    assert "state_dict()" in caught.value.next_step
+
+
+@pytest.mark.parametrize("size", [0, 10, 700])
+def test_a_truncated_checkpoint(size: int, trained: Two, tmp_path: Path) -> None:
+    torch.save(trained.state_dict(), tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:size])
+    with pytest.raises(ArtifactError) as caught:
+        adapters.read_weights(tmp_path / "cut.pt")
+    assert caught.value.where["file"].endswith("cut.pt")
+
+
+def test_what_holds_no_weights(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(ArtifactError, match="no state dict") as caught:
+        adapters.read_weights(tmp_path / "a.pt")
+    assert "epoch" in caught.value.where["found"]
+
+
+def test_weights_of_another_network(trained: Two, tmp_path: Path) -> None:
+    state = dict(trained.state_dict())
+    state["third.weight"] = state.pop("first.bias")
+    state["second.weight"] = torch.zeros(1, 7)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ArtifactError, match="not of this network") as caught:
+        Ready().load("float", tmp_path / "a.pt")
+    where = caught.value.where
+    assert (where["missing"], where["unexpected"], where["other shape"]) == (
+        "first.bias",
+        "third.weight",
+        "second.weight [1, 7] instead of [1, 3]",
+    )
+
+
+def test_torchscript(trained: Two, tmp_path: Path) -> None:
+    class Scripted(adapters.TorchScript):
+        inputs, outputs = ("a", "b"), ("y", "hidden")
+
+    example = torch.zeros(1, 2)
+    torch.jit.save(torch.jit.trace(trained, (example, example)), str(tmp_path / "float.pt"))
+    assert run(Scripted().load("float", tmp_path / "float.pt"))["y"].shape == (4, 1)
+    torch.save(trained.state_dict(), tmp_path / "state.pt")
+    with pytest.raises(ArtifactError, match="no TorchScript model"):
+        Scripted().load("float", tmp_path / "state.pt")
+
+
+def test_names_that_do_not_fit(trained: Two) -> None:
+    with pytest.raises(ConfigError, match="another number of outputs"):
+        run(adapters.as_model(trained, ("a", "b"), ("y",)))
+    with pytest.raises(ConfigError, match="takes other inputs"):
+        run(adapters.as_model(trained, ("a", "c"), ("y", "hidden")))
