@@ -383,8 +383,6 @@ class Target(Strict):
             raise ValueError(f"{self.toolchain} does not compile for {self.march}; it knows {', '.join(marches)}")
         if self.ptq and self.toolchain == "openexplorer":
             raise ValueError("openexplorer compiles a model that carries its own scales; ptq goes with hmct and nash")
-        if self.toolchain == "hmct" and self.march == "bernoulli2" and not self.ptq:
-            raise ValueError("hmct cannot build a model with scales of its own for bernoulli2; give the target a ptq")
         if (self.compile_mode == "balance") != (self.balance_factor is not None):
             raise ValueError("balance_factor goes with compile_mode balance, and with nothing else")
         if 0 < self.max_time_per_fc < 1000:
