@@ -310,8 +310,8 @@ def zoo_lint(models: Sequence[str], as_json: bool) -> None:
 @zoo_app.command("new")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(["torch", "torchscript"]), default="torch", show_default=True, help="What the checkpoints are.")
-@click.option("--toolchain", type=click.Choice(["hmct", "openexplorer"]), default="hmct", show_default=True)
-@click.option("--march", default="bayes", show_default=True, help="Chip: bernoulli2 (X3), bayes (J5), bayes-e (RDK X5).")
+@click.option("--toolchain", type=click.Choice(["hmct", "openexplorer", "nash"]), default="hmct", show_default=True)
+@click.option("--march", default="bayes", show_default=True, help="Chip: bernoulli2 (X3), bayes (J5), bayes-e (RDK X5), nash-e ...")
 @click.option("--ptq", is_flag=True, help="The toolchain quantises the float model.")
 @click.option("--environment", default="", help="Environment of zoo.yaml the model's own code runs in.")
 def zoo_new(name: str, kind: str, toolchain: str, march: str, ptq: bool, environment: str) -> None:

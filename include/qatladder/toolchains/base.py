@@ -95,7 +95,7 @@ class CompileReport:
         latency_ms, fps, ddr_mb: per frame; MB = 10**6 bytes.
         size_mb: size of the hbm file.
         operators: operators of the int model by where they run: {"bpu": n, "cpu": n, "rim": n}; `rim` are the quantise, dequantise and
-            layout operators outside the hbm, which compute nothing.
+            layout operators outside the hbm, which compute nothing. Empty where the tools do not say.
         cpu_operators: names and types of those that fell back to the CPU (input quantise / output dequantise aside).
         layers: the compiler's per-layer table: [{"layer", "ops", "output_shape", "aligned_shape", "compute_us", "load_store_us", "active"}];
             a time is 0.0 where the compiler says "<1 us".

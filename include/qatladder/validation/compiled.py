@@ -99,10 +99,15 @@ class _Work:
         where = report.operators
         computing = where.get("bpu", 0) + where.get("cpu", 0)
         share = f" ({where['cpu'] / computing:.0%})" if where.get("cpu") else ""
+        placed = (
+            f"{where.get('bpu', 0)} operators on the BPU, {where['cpu']} on the CPU{share}"
+            if "cpu" in where
+            else "operators not placed by the tools"
+        )
         evidence = [self.built.products[role] for role in ("hbm", "perf_html", "perf_json", "log") if role in self.built.products]
         return Answer(
             not problems,
-            f"{where.get('bpu', 0)} operators on the BPU, {where.get('cpu', 0)} on the CPU{share}; estimated latency {report.latency_ms:g} ms, "
+            f"{placed}; estimated latency {report.latency_ms:g} ms, "
             f"{report.fps:.0f} FPS, DDR {report.ddr_mb:.3f} MB per frame, size {report.size_mb:.3f} MB",
             "; ".join([f"every operator accepted, at most {gate.max_cpu_ops} on the CPU", f"march {context.target.march}", *limits]),
             reason="; ".join(problems),
@@ -166,7 +171,7 @@ class _Work:
             else:
                 integers = np.load(context.fetch(self.built, f"fed/{spec.name}"))
                 how = contract_of(spec).intermediate_type
-                if not spec.is_image:
+                if not spec.is_image and item["scale"]:  # an hbm of nash quantises a featuremap itself
                     integers = quantize(
                         integers, item["scale"], context.toolchain.rounding, bits=8 * np.dtype(feature.dtype).itemsize, axis=1
                     )

@@ -25,7 +25,7 @@ from qatladder.errors import ArtifactError, ToolchainError
 from qatladder.settings import Settings
 from qatladder.toolchains.base import Toolchain
 from qatladder.validation.features import restore
-from qatladder.zoo.schema import Entry
+from qatladder.zoo.schema import MARCHES, Entry
 
 RECIPE = 1
 """Rises with every change of the network or its pictures: a folder of an older recipe is built again."""
@@ -72,6 +72,8 @@ def build(march: str, folder: Path, toolchain: Toolchain, log: Log) -> None:
     Raises:
         ToolchainError: the toolchain is not there, cannot compile for this march, or int model and simulator disagree.
     """
+    if march not in MARCHES[toolchain.name]:
+        raise ToolchainError(f"there is no golden model of {march}: we can build none", "name one in the fleet file: `golden`", march=march)
     if reason := toolchain.unavailable():
         raise ToolchainError(f"the golden model of {march} cannot be built: {reason}", "name one in the fleet file: `golden`", march=march)
     log(f"building the golden model of {march}")

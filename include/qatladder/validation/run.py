@@ -29,6 +29,7 @@ from qatladder.runner.client import Environment
 from qatladder.settings import Settings, load_settings
 from qatladder.toolchains.base import Toolchain
 from qatladder.toolchains.hmct import Hmct
+from qatladder.toolchains.nash import Nash
 from qatladder.toolchains.openexplorer import OpenExplorer
 from qatladder.validation import compiled, integer, onboard, training
 from qatladder.validation.ask import Answer, ask
@@ -37,7 +38,11 @@ from qatladder.validation.fleet import usable_boards
 from qatladder.zoo.load import Zoo, load_zoo
 from qatladder.zoo.schema import Entry, Target
 
-TOOLCHAINS: dict[str, Callable[[Settings, Environment | None], Toolchain]] = {"hmct": Hmct, "openexplorer": OpenExplorer}
+TOOLCHAINS: dict[str, Callable[[Settings, Environment | None], Toolchain]] = {
+    "hmct": Hmct,
+    "openexplorer": OpenExplorer,
+    "nash": Nash,
+}
 """By name: settings and the environment with the tools (None: the toolchain's own) to the toolchain."""
 
 ARTIFACTS = ("float", "calib", "qat", "onnx", "int", "hbm")

@@ -383,6 +383,8 @@ class Target(Strict):
             raise ValueError(f"{self.toolchain} does not compile for {self.march}; it knows {', '.join(marches)}")
         if self.ptq and self.toolchain == "openexplorer":
             raise ValueError("openexplorer compiles a model that carries its own scales; ptq goes with hmct and nash")
+        if self.ptq and self.toolchain == "nash" and (self.ptq.run_on_cpu or self.ptq.run_on_bpu):
+            raise ValueError("run_on_cpu and run_on_bpu are options of hmct's ptq")
         if (self.compile_mode == "balance") != (self.balance_factor is not None):
             raise ValueError("balance_factor goes with compile_mode balance, and with nothing else")
         if 0 < self.max_time_per_fc < 1000:

@@ -271,6 +271,7 @@ def test_the_targets_environment_is_defined(camera: Any) -> None:
         ({"march": "bayes-e", "toolchain": "openexplorer"}, "openexplorer does not compile for bayes-e; it knows bernoulli2, bayes"),
         ({"march": "nash-e"}, "hmct does not compile for nash-e"),
         ({"march": "bayes", "toolchain": "openexplorer", "ptq": {}}, "carries its own scales"),
+        ({"march": "nash-e", "toolchain": "nash", "ptq": {"run_on_cpu": ["a"]}}, "options of hmct's ptq"),
         ({"march": "bayes", "compile_mode": "balance"}, "balance_factor goes with compile_mode balance"),
         ({"march": "bayes", "balance_factor": 2}, "balance_factor goes with compile_mode balance"),
         ({"march": "bayes", "max_time_per_fc": 10}, "at least 1000 microseconds"),

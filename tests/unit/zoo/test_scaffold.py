@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("kind", ["torch", "torchscript"])
 @pytest.mark.parametrize(
-    ("toolchain", "march", "ptq"), [("hmct", "bayes-e", False), ("hmct", "bernoulli2", True), ("openexplorer", "bayes", False)]
+    ("toolchain", "march", "ptq"),
+    [("hmct", "bayes-e", False), ("hmct", "bernoulli2", True), ("openexplorer", "bayes", False), ("nash", "nash-m", False)],
 )
 def test_every_kind_reads_and_lint_says_what_is_missing(kind: str, toolchain: str, march: str, ptq: bool, folder: Path) -> None:
     arguments = ["zoo", "new", "lane-net.v2", "--kind", kind, "--toolchain", toolchain, "--march", march, *(["--ptq"] if ptq else [])]

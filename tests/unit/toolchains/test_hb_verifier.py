@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qatladder.boards.verifier import Consistency, Cosine, parse_consistency_table, parse_cosine_table
 from qatladder.errors import BrokenError
+from qatladder.toolchains.hb_verifier import Consistency, Cosine, parse_consistency_table, parse_cosine_table
 
 LOGS = Path(__file__).resolve().parents[4] / "shared" / "vendor-logs"
 STAMP = "2026-09-24 19:23:35,883 INFO "

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qatladder.boards.hrt import plain
 from qatladder.errors import BrokenError
 
 
@@ -46,6 +45,7 @@ class Consistency:
 
 _COSINE = ("NodeName", "TensorName", "CosineSimilarity")
 _CONSISTENCY = ("OutputName", "Consistency", "Mismatched Elements", "Max Abs Diff", "Max Rel Diff")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\d \S+ [A-Z]+ +")
 
 
@@ -92,7 +92,7 @@ def _rows(log: str, header: tuple[str, ...]) -> list[list[str]]:
     """The cells of all rows below a header. A log line may have time and level before its first bar."""
     rows: list[list[str]] = []
     inside = False
-    for line in map(str.strip, plain(log).splitlines()):
+    for line in map(str.strip, _ANSI.sub("", log).replace("\r", "").splitlines()):
         text = _PREFIX.sub("", line)
         if re.fullmatch(r"[|+=: -]*", text) or not (text.startswith("|") or text.endswith("|")):
             continue
