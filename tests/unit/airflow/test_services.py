@@ -209,6 +209,8 @@ def test_the_screen_says_who_may_log_in_and_never_the_password(home, monkeypatch
 
 def test_a_misspelt_mode_is_refused_before_anything_starts(home, monkeypatch, capsys):
     monkeypatch.setenv("QATLADDER_UI_AUTH", "off")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("QATLADDER_UI_PORT", str(free.getsockname()[1]))
     monkeypatch.setattr(services, "prepare", lambda *_, **__: pytest.fail("Airflow was started"))
     assert services.main(["ui"]) == 2
     error = capsys.readouterr().err
