@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -207,12 +208,13 @@ class Model:
 
     def reference(self, feed: npt.NDArray[np.generic], *names: str) -> dict[str, npt.NDArray[np.generic]]:
         """Named tensors of the quantized ONNX for [N, ...] inputs."""
-        scratch = self.folder / f"reference_{self.name}"
-        np.savez(f"{scratch}_in.npz", data=feed)
-        argv = ["python", str(SCRIPT), "reference", str(self.onnx), f"{scratch}_in.npz", f"{scratch}_out.npz", *names]
-        done = vendor_run(argv, self.folder)
-        assert done.returncode == 0, done.stderr
-        return dict(np.load(f"{scratch}_out.npz"))
+        with tempfile.TemporaryDirectory() as folder:  # of this call's own: several may run at once
+            scratch = Path(folder)
+            np.savez(scratch / "in.npz", data=feed)
+            argv = ["python", str(SCRIPT), "reference", str(self.onnx), str(scratch / "in.npz"), str(scratch / "out.npz"), *names]
+            done = vendor_run(argv, scratch)
+            assert done.returncode == 0, done.stderr
+            return dict(np.load(scratch / "out.npz"))
 
 
 @pytest.fixture(scope="session")
