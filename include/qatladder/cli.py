@@ -59,6 +59,72 @@ def fleet_app() -> None:
 app.add_command(fleet_app, "board")
 
 
+@app.group("env")
+def env_app() -> None:
+    """Look at the environments models and toolchains run in."""
+
+
+@env_app.command("list")
+@json_option
+def env_list(as_json: bool) -> None:
+    """Show the environments of zoo.yaml and who uses them."""
+    from qatladder.settings import load_settings
+    from qatladder.zoo.environments import users_of
+    from qatladder.zoo.load import load_zoo
+
+    zoo = load_zoo(load_settings())
+    rows = [(name, item, users_of(zoo, name)) for name, item in zoo.environments.items()]
+    if as_json:
+        print(
+            json.dumps(
+                [{"name": name, "where": item.describe(), "memory_mb": item.memory_mb, "users": users} for name, item, users in rows]
+            )
+        )
+        return
+    print(f"{'ENVIRONMENT':<16} {'USED BY':>8}  WHERE")
+    for name, item, users in rows:
+        limit = f", at most {item.memory_mb} MB" if item.memory_mb else ""
+        print(f"{name:<16} {len(users):>8}  {item.describe()}{limit}")
+
+
+@env_app.command("check")
+@click.argument("names", nargs=-1)
+@json_option
+def env_check(names: Sequence[str], as_json: bool) -> None:
+    """Run a small job in each environment (or in those named) and show what it finds there. Exit code 2: one does not work."""
+    from qatladder.settings import load_settings
+    from qatladder.zoo.environments import check_environment
+    from qatladder.zoo.load import load_zoo
+
+    zoo = load_zoo(load_settings())
+    for name in names:
+        if name not in zoo.environments:
+            raise ConfigError(
+                "zoo.yaml defines no such environment",
+                found=name,
+                expected=" | ".join(zoo.environments),
+                next_step="`qatladder env list` shows them",
+            )
+    checked = [check_environment(zoo, zoo.environments[name]) for name in names or zoo.environments]
+    if as_json:
+        keys = ("users", "seconds", "found", "problem")
+        print(json.dumps([{"name": item.environment.name, **{key: getattr(item, key) for key in keys}} for item in checked], indent=1))
+    for item in () if as_json else checked:
+        print(f"{item.environment.name}: {item.environment.describe()}")
+        if item.found:
+            memory = f", {item.found['memory_mb'] / 1000:.0f} GB" if item.found["memory_mb"] else ""
+            print(
+                f"  Python {item.found['python']}, {item.found['system']}, {item.found['cpus']} CPUs{memory}; a job takes {item.seconds} s"
+            )
+            known = ("numpy", "torch", "onnx", "onnxruntime", "horizon-plugin-pytorch", "horizon-tc-ui", "hmct", "hbdk", "hbdk4")
+            shown = [package for package in item.found["packages"] if package.rpartition("-")[0] in known]
+            print(f"  {len(item.found['packages'])} packages (sha256 {item.found['sha256'][:12]}): {', '.join(shown) or 'none of ours'}")
+            print(f"  programs: {', '.join(item.found['tools']) or 'none of the vendors'}")
+        if item.problem:
+            print("  BROKEN: " + item.problem.replace("\n", "\n  "))
+    sys.exit(BROKEN if any(item.problem for item in checked) else 0)
+
+
 @app.command()
 @rungs_option
 @force_option

@@ -1,6 +1,7 @@
 """`python -m qatladder.runner JOB.json`: run one job and write `result.json` beside it.
 
-Job file:    {"protocol": 1, "call": "package.module:function", "args": {...}}
+Job file:    {"protocol": 1, "call": "package.module:function", "args": {...}, and what only `supervise.py` reads:
+              "limits": {"seconds", "memory_mb", "heartbeat"}, "environment": {"variables", "path", "paths"}}
 Result file: {"protocol": 1, "ok": true, "value": ..., "seconds": ..., "environment": {...}}
          or  {"protocol": 1, "ok": false, "error": as `qatladder.runner.failures.describe` has it, ...}
 
@@ -10,6 +11,7 @@ Only functions of `qatladder` can be called; tensors travel as .npy files named 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -18,7 +20,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from qatladder.runner.failures import describe
 
@@ -27,9 +29,26 @@ PROTOCOL = 1
 _PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "hmct", "hbdk", "horizon_tc_ui", "horizon_plugin_pytorch", "great_expectations")
 
 
+def installed() -> List[str]:
+    """`name-version` of every package on sys.path, sorted: from the names of their metadata folders, in milliseconds."""
+    found = set()
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            stem, dot, kind = name.rpartition(".")
+            if dot and kind in ("dist-info", "egg-info"):
+                found.add("-".join(stem.split("-")[:2]).lower().replace("_", "-"))
+    return sorted(found)
+
+
 def environment() -> Dict[str, str]:
-    """Interpreter and versions of the packages that were imported by the job."""
+    """Interpreter, versions of the packages the job imported, and `sha256` of the interpreter's version and all that is installed."""
     found = {"python": platform.python_version(), "executable": sys.executable, "machine": platform.machine()}
+    everything = "\n".join([sys.version, platform.machine(), *installed()])
+    found["sha256"] = hashlib.sha256(everything.encode()).hexdigest()
     for name in _PACKAGES:
         module = sys.modules.get(name)
         version = getattr(module, "__version__", None)

@@ -1,7 +1,8 @@
 """Starts a job in another environment and brings its answer back.
 
-The environment is an interpreter; the job runs in a process group of its own, so a timeout, a cancelled task or its own end
-takes its children along. What it prints goes line by line to `log`, while it runs.
+An environment is an interpreter of this machine, or one in a container, or one on a toolchain server over SSH
+(`qatladder.runner.places`). The job runs under a supervisor (`qatladder.runner.supervise`), so a timeout, its memory limit, a
+cancelled task, a killed worker or its own end takes its children along. What it prints goes line by line to `log`, while it runs.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable, ContextManager, Deque, Dict, List, Optional, Union
 
 from qatladder import errors
-from qatladder.runner import failures
+from qatladder.runner import failures, places
 from qatladder.runner.__main__ import PROTOCOL, write_json
+from qatladder.runner.places import LIBRARY, Container, Server, Started
 
-LIBRARY = Path(__file__).resolve().parents[2]
-"""The folder that holds the `qatladder` package; goes first on the job's PYTHONPATH."""
+__all__ = ["LIBRARY", "Environment", "JobAnswer", "run_job"]
 
 _WITHHELD = re.compile(
     r"^(_?AIRFLOW|COVERAGE|AWS_)|PASSWORD|SECRET|TOKEN|FERNET|CREDENTIAL|^QATLADDER_ALERTS$",
@@ -38,6 +39,12 @@ _WITHHELD = re.compile(
 _POLL = 0.1
 """Seconds between two looks at a job that prints nothing."""
 
+_BEAT = 10.0
+"""Seconds between two signs of life to a job's supervisor."""
+
+_GRACE = 15.0
+"""Seconds the supervisor has to end a job at its deadline before it is ended itself."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -45,26 +52,48 @@ class Environment:
 
     Attributes:
         name: as zoo entries name it.
-        python: the interpreter.
-        variables: set in the job's process, on top of the inherited ones. Secrets of the scheduler are not inherited (AIRFLOW..., AWS_...,
-            and whatever has PASSWORD, SECRET, TOKEN, FERNET or CREDENTIAL in its name), so an adapter that reads its data from S3 gets
-            its AWS_... variables here.
-        paths: further PYTHONPATH entries.
+        python: the interpreter, in the place where it is.
+        variables: set in the job's process, on top of the inherited ones (a container and a server inherit none). Secrets of the
+            scheduler are not inherited (AIRFLOW..., AWS_..., and whatever has PASSWORD, SECRET, TOKEN, FERNET or CREDENTIAL in its
+            name), so an adapter that reads its data from S3 gets its AWS_... variables here.
+        paths: further PYTHONPATH entries, in that place.
+        path: folders in front of PATH, in that place.
+        memory_mb: what a job and its children may hold together, in MB (10^6 bytes); None for no limit.
+        place: None for this machine.
     """
 
     name: str
     python: Path
     variables: Dict[str, str] = field(default_factory=dict)
     paths: List[Path] = field(default_factory=list)
+    path: List[Path] = field(default_factory=list)
+    memory_mb: Optional[int] = None
+    place: Optional[Union[Container, Server]] = None
+
+    def describe(self) -> str:
+        """Where it is, in a few words."""
+        if isinstance(self.place, Container):
+            return "{} in the image {} ({})".format(self.python, self.place.image, self.place.engine)
+        if isinstance(self.place, Server):
+            return "{} on {}".format(self.python, self.place.host)
+        return str(self.python)
 
 
 @dataclass(frozen=True)
 class JobAnswer:
-    """What a job returned: its value, where it ran, and how long it took in seconds."""
+    """What a job returned.
+
+    Attributes:
+        value: plain JSON data.
+        environment: interpreter, versions of the imported packages, and `sha256` of all that is installed.
+        seconds: of the call.
+        peak_memory_mb: of all its processes together; None where it cannot be read.
+    """
 
     value: Any
     environment: Dict[str, str]
     seconds: float
+    peak_memory_mb: Optional[float] = None
 
 
 def run_job(
@@ -82,16 +111,110 @@ def run_job(
     Args:
         environment: where.
         call: `package.module:function` inside qatladder.
-        args: JSON-able keyword arguments; tensors as paths of .npy files.
-        folder: the job's own folder (job.json, result.json); created when missing, emptied of old results.
-        timeout: seconds in total; then the process group is killed.
+        args: JSON-able keyword arguments; tensors as paths of .npy files. The folders named `out`, `out_dir` or `folder` are written.
+        folder: the job's own folder (job.json, result.json, ended.json); created when missing, emptied of old results.
+        timeout: seconds in total; then the job and all it started is killed.
         log: receives each line the job prints, in the calling thread.
         if_slow: what to do about a job that only needs more time; part of the next step of a timeout.
         **where: the model, rung ... named in errors.
     Raises:
         RunnerError (or the product error the job raised): the model's own code failed; see `qatladder.runner.failures`.
-        BrokenError: the environment is missing or incomplete, the job was killed, ran out of time, memory or disk, or met a bug of ours.
+        BrokenError: the environment is missing or incomplete, the job was killed, ran out of time, memory or disk, its server cannot
+            be reached, or it met a bug of ours.
     """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("result.json", "ended.json"):
+        if (folder / name).exists():
+            (folder / name).unlink()
+    write_json(
+        folder / "job.json",
+        {
+            "protocol": PROTOCOL,
+            "call": call,
+            "args": args,
+            "limits": {"seconds": timeout, "memory_mb": environment.memory_mb},
+            "environment": {
+                "variables": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **environment.variables},
+                "path": [str(path) for path in environment.path],
+                "paths": [str(path) for path in environment.paths],
+            },
+        },
+    )
+    tail: Deque[str] = deque(maxlen=40)
+    home: Callable[[str], str] = lambda text: text  # noqa: E731
+
+    def tell(line: str) -> None:
+        line = home(line)
+        tail.append(line)
+        if log is not None:
+            log(line)
+
+    with _started(environment, folder / "job.json", args, tell, where) as started:
+        home = started.home
+        with tempfile.TemporaryDirectory(prefix="qatladder-job-") as scratch:
+            process = subprocess.Popen(
+                started.command,
+                cwd=scratch,
+                env=_inherited() if environment.place is None else None,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                bufsize=0,
+            )
+            code = _follow(process, timeout + _GRACE, tell)
+        started.collect()
+    ended = _read(folder / "ended.json") or {"reason": "timeout" if code is None else "exit", "code": code}
+    console = "\n".join(tail)
+    if ended["reason"] == "timeout":
+        raise errors.BrokenError(
+            "the job did not finish in {:.0f} s and was ended".format(timeout),
+            kind="timeout",
+            console=console,
+            call=call,
+            next_step="look at the last lines of the log; " + if_slow,
+            **where,
+        )
+    if ended["reason"] == "memory":
+        raise errors.BrokenError(
+            "the job needs more memory than its environment allows and was ended at {:.0f} MB".format(ended["peak_memory_mb"] or 0),
+            kind="memory",
+            console=console,
+            call=call,
+            expected="at most {} (environment {})".format(
+                "{} MB".format(environment.memory_mb) if environment.memory_mb else "what its container may have", environment.name
+            ),
+            next_step="a smaller `batch` of the adapter needs less; or raise `memory_gb` of the environment in zoo.yaml",
+            **where,
+        )
+    result = _read(folder / "result.json")
+    if result is None:
+        kind, next_step = failures.of_console(console)
+        died = "the job's process died (exit code {}) without a result".format(ended.get("code", code))
+        if ended["reason"] == "cancelled":
+            kind, died, next_step = "connection", "the job was ended because the connection to it was lost", "run this rung again"
+        elif isinstance(environment.place, Server) and code == 255:
+            kind, died, next_step = "unreachable", "the connection to the toolchain server was lost", "run this rung again"
+        elif isinstance(environment.place, Container) and code in (125, 126, 127):
+            kind, died = "environment_missing", "the container could not be started (exit code {})".format(code)
+            next_step = "check `image`, `engine`, `options` and `python` of the environment: qatladder env check " + environment.name
+        raise errors.BrokenError(
+            died, kind=kind, console=console, call=call, last_line=tail[-1] if tail else "", next_step=next_step, **where
+        )
+    result = _moved(result, home)
+    if not result["ok"]:
+        raise failures.raised(result["error"], call, environment.name, where)
+    return JobAnswer(result["value"], result["environment"], result["seconds"], ended.get("peak_memory_mb"))
+
+
+def _started(
+    environment: Environment, job_file: Path, args: Dict[str, Any], log: Callable[[str], None], where: Dict[str, Any]
+) -> ContextManager[Started]:
+    if isinstance(environment.place, Container):
+        return places.container(environment.place, str(environment.python), job_file, args, environment.memory_mb, where)
+    if isinstance(environment.place, Server):
+        return places.server(environment.place, str(environment.python), job_file, args, log, where)
     if not Path(environment.python).exists() and shutil.which(str(environment.python)) is None:
         raise errors.BrokenError(
             "the environment's interpreter does not exist",
@@ -101,59 +224,30 @@ def run_job(
             next_step="install the environment, or correct its `python` in the environments of the zoo",
             **where,
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    result_file = folder / "result.json"
-    if result_file.exists():
-        result_file.unlink()
-    write_json(folder / "job.json", {"protocol": PROTOCOL, "call": call, "args": args})
+    return places.local(environment.python, job_file)
+
+
+def _inherited() -> Dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if not _WITHHELD.search(name)}
-    variables.update(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    variables.update(environment.variables)
-    variables["PYTHONPATH"] = os.pathsep.join([str(LIBRARY)] + [str(path) for path in environment.paths])
-    tail: Deque[str] = deque(maxlen=40)
+    variables.update(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1")
+    return variables
 
-    def tell(line: str) -> None:
-        tail.append(line)
-        if log is not None:
-            log(line)
 
-    with tempfile.TemporaryDirectory(prefix="qatladder-job-") as scratch:
-        process = subprocess.Popen(
-            [str(environment.python), "-m", "qatladder.runner", str((folder / "job.json").resolve())],
-            cwd=scratch,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            bufsize=0,
-        )
-        code = _follow(process, timeout, tell)
-    if code is None:
-        raise errors.BrokenError(
-            "the job did not finish in {:.0f} s and was ended".format(timeout),
-            kind="timeout",
-            console="\n".join(tail),
-            call=call,
-            next_step="look at the last lines of the log; " + if_slow,
-            **where,
-        )
+def _read(path: Path) -> Optional[Dict[str, Any]]:
     try:
-        result = json.loads(result_file.read_text(encoding="utf-8"))
+        value: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        kind, next_step = failures.of_console("\n".join(tail))
-        raise errors.BrokenError(
-            "the job's process died (exit code {}) without a result".format(code),
-            kind=kind,
-            console="\n".join(tail),
-            call=call,
-            last_line=tail[-1] if tail else "",
-            next_step=next_step,
-            **where,
-        ) from None
-    if not result["ok"]:
-        raise failures.raised(result["error"], call, environment.name, where)
-    return JobAnswer(result["value"], result["environment"], result["seconds"])
+        return None
+    return value
+
+
+def _moved(value: Any, home: Callable[[str], str]) -> Any:
+    """The paths of the job's place in a result, as paths of this machine."""
+    if isinstance(value, dict):
+        return {key: _moved(item, home) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, home) for item in value]
+    return home(value) if isinstance(value, str) else value
 
 
 def _follow(process: subprocess.Popen[bytes], timeout: float, tell: Callable[[str], None]) -> Optional[int]:
@@ -182,25 +276,32 @@ def _follow(process: subprocess.Popen[bytes], timeout: float, tell: Callable[[st
         return chunk
 
     deadline = time.monotonic() + timeout
+    beat = 0.0
     with pipe:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(pipe, selectors.EVENT_READ)
                 open_ended = True
                 while process.poll() is None and time.monotonic() < deadline:
+                    if time.monotonic() >= beat:
+                        beat = time.monotonic() + _BEAT
+                        _say(process, b"\n")
                     if not open_ended:
                         _wait(process, _POLL)
                     elif selector.select(_POLL):
                         open_ended = read() != b""
             code = process.poll()
         finally:
-            _kill_group(process.pid)
-            process.wait()
+            _end(process)
         for _ in range(64):  # what the pipe holds; bounded, because a child in a session of its own may still be printing
             if not read():
                 break
         read(final=True)
     return code
+
+
+_LAST_WORD = 5.0
+"""Seconds a supervisor has to end its job after its stdin was closed."""
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -210,8 +311,24 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         pass
 
 
-def _kill_group(pid: int) -> None:
+def _say(process: subprocess.Popen[bytes], sign: bytes) -> None:
+    assert process.stdin is not None
     try:
-        os.killpg(pid, signal.SIGKILL)
+        process.stdin.write(sign)
+    except (BrokenPipeError, ValueError):
+        pass
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the supervisor's stdin, so that it ends the job wherever that runs; then end it too."""
+    assert process.stdin is not None
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    _wait(process, _LAST_WORD)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         pass
+    process.wait()

@@ -6,7 +6,6 @@ This side runs in the product and imports nothing of the vendor's. Every method 
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import tempfile
@@ -43,27 +42,36 @@ class Hmct:
         self._settings = settings
         self._given = environment
         self._timeout = timeout
+        self._versions: dict[str, str] | None = None
 
     @property
     def environment(self) -> Environment:
-        return _environment(self._settings.vendor_python)
+        """The target's own, or the vendor environment of this installation."""
+        return self._given or _environment(self._settings.vendor_python)
 
     def unavailable(self) -> str:
         """Why hmct cannot be used here; empty when it can. The first call per process imports the tools once (about 2 s)."""
-        if not self._settings.vendor:
-            return "opted out of the proprietary vendor packages (QATLADDER_VENDOR=0)"
-        if sys.platform != "linux" or platform.machine() != "x86_64":
-            return f"the vendor tools exist for Linux x86_64 only, not for {sys.platform} {platform.machine()}"
-        if not self._settings.vendor_python.exists():
-            return f"the vendor environment is not installed ({self._settings.vendor_python} does not exist); run `make setup`"
+        if self._given is None:
+            if not self._settings.vendor:
+                return "opted out of the proprietary vendor packages (QATLADDER_VENDOR=0)"
+            if sys.platform != "linux" or platform.machine() != "x86_64":
+                return f"the vendor tools exist for Linux x86_64 only, not for {sys.platform} {platform.machine()}"
+            if not self._settings.vendor_python.exists():
+                return f"the vendor environment is not installed ({self._settings.vendor_python} does not exist); run `make setup`"
         try:
-            _probe(self._settings.vendor_python)
+            self.versions()
         except QATLadderError as error:
+            if self._given is not None:
+                return f"the environment {self._given.name} does not work ({error.message}); `qatladder env check {self._given.name}`"
             return f"the vendor environment does not work ({error.message}); run `make setup` again"
         return ""
 
     def versions(self) -> dict[str, str]:
-        return dict(_probe(self._settings.vendor_python))
+        if self._given is None:
+            return dict(_probe(self._settings.vendor_python))
+        if self._versions is None:
+            self._versions = _asked(self._given)
+        return dict(self._versions)
 
     def convert(
         self,
@@ -92,7 +100,8 @@ class Hmct:
                 f"{value['compared']} scales and weights of the int model equal the exported model's "
                 f"({value['half_way']} single weights half way)"
             )
-        return Conversion(products, value["identity"], value["versions"], self.describe_int(products["int"], folder / "describe"))
+        versions = {**value["versions"], "environment": self.versions()["environment"]}
+        return Conversion(products, value["identity"], versions, self.describe_int(products["int"], folder / "describe"))
 
     def describe_int(self, int_model: Path, folder: Path) -> IntModel:
         """Inputs, outputs, scales and raw tensors of an int ONNX."""
@@ -181,15 +190,19 @@ class Hmct:
 
 def _environment(python: Path) -> Environment:
     """The vendor environment: its own tools first on PATH, the stand-in for torch on PYTHONPATH."""
-    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
-    return Environment("vendor", python, variables={"PATH": path, "VIRTUAL_ENV": str(python.parent.parent)}, paths=[STANDIN])
+    return Environment("vendor", python, {"VIRTUAL_ENV": str(python.parent.parent)}, paths=[STANDIN], path=[python.parent])
 
 
 @lru_cache(maxsize=8)
 def _probe(python: Path) -> dict[str, str]:
     """Versions of the tools in an environment; asked once per process."""
+    return _asked(_environment(python))
+
+
+def _asked(environment: Environment) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="qatladder-hmct-") as folder:
-        return dict(run_job(_environment(python), "qatladder.toolchains.hmct_vendor:versions", {}, Path(folder), timeout=120).value)
+        answer = run_job(environment, "qatladder.toolchains.hmct_vendor:versions", {}, Path(folder), timeout=120)
+    return {**answer.value, "environment": answer.environment["sha256"]}
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:

@@ -52,8 +52,12 @@ class Nash:
 
     def versions(self) -> dict[str, str]:
         if self._versions is None:
+            assert self._environment is not None
             self._work.mkdir(parents=True, exist_ok=True)
-            self._versions = dict(self._job("versions", {}, self._work / f"versions-{id(self)}", None))
+            answer = run_job(
+                self._environment, "qatladder.toolchains.nash_user:versions", {}, self._work / f"versions-{id(self)}", timeout=self._timeout
+            )
+            self._versions = {**answer.value, "environment": answer.environment["sha256"]}
         return dict(self._versions)
 
     def convert(

@@ -132,6 +132,8 @@ class Context:
             rung=self.rung,
         )
         self.facts.setdefault("environments", {})[self.entry.environment] = answer.environment
+        if answer.peak_memory_mb is not None:
+            self.facts["peak_memory_mb"] = max(answer.peak_memory_mb, self.facts.get("peak_memory_mb", 0.0))
         return answer.value
 
 

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from qatladder.errors import ConfigError
 from qatladder.runner.client import Environment
+from qatladder.runner.places import Container, Server
 from qatladder.settings import Settings
-from qatladder.zoo.schema import Entry, ZooFile
+from qatladder.zoo.schema import Entry, EnvironmentSpec, ZooFile
 
 Model = TypeVar("Model", Entry, ZooFile)
 
@@ -83,13 +84,7 @@ def load_zoo(settings: Settings) -> Zoo:
     shared = _validated(ZooFile, _read_yaml(zoo_file) or {}, zoo_file) if zoo_file.exists() else ZooFile()
     environments = {"product": Environment("product", Path(sys.executable))}
     for name, spec in shared.environments.items():
-        variables = dict(spec.variables)
-        if spec.path:
-            found = [str(_expand(item, folder, settings)) for item in spec.path]
-            variables["PATH"] = os.pathsep.join([*found, variables.get("PATH", os.environ.get("PATH", os.defpath))])
-        environments[name] = Environment(
-            name, _expand(spec.python, folder, settings), variables, [_expand(item, folder, settings) for item in spec.paths]
-        )
+        environments[name] = _environment(name, spec, folder, settings)
     entries: dict[Path, Entry] = {}
     problems: list[ConfigError] = []
     seen: dict[tuple[str, str], Path] = {}
@@ -112,6 +107,28 @@ def load_zoo(settings: Settings) -> Zoo:
         except ConfigError as error:
             problems.append(error)
     return Zoo(folder, entries, _expand(shared.artifacts, folder, settings), environments, problems)
+
+
+def _environment(name: str, spec: EnvironmentSpec, folder: Path, settings: Settings) -> Environment:
+    """As jobs need it. Paths of a container or a server are paths there, and stay as they are written."""
+    place: Container | Server | None = None
+    if spec.container is not None:
+        place = Container(spec.container.image, spec.container.engine, spec.container.options)
+    elif spec.server is not None:
+        place = Server(spec.server.host, spec.server.options, spec.server.folder, spec.server.shared)
+
+    def path(text: str) -> Path:
+        return _expand(text, folder, settings) if place is None else Path(text)
+
+    return Environment(
+        name,
+        path(spec.python),
+        dict(spec.variables),
+        [path(item) for item in spec.paths],
+        [path(item) for item in spec.path],
+        None if spec.memory_gb is None else round(1000 * spec.memory_gb),
+        place,
+    )
 
 
 def _expand(text: str, folder: Path, settings: Settings) -> Path:

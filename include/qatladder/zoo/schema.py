@@ -443,15 +443,43 @@ class Entry(Strict):
         return self
 
 
-class EnvironmentSpec(Strict):
-    """An interpreter that runs models' own code."""
+class ContainerSpec(Strict):
+    """A container of an image that this machine's engine has or can pull."""
 
-    python: str = Field(description="Path of the interpreter; relative to the zoo folder, ~ and $VARIABLES allowed.")
+    image: str = Field(min_length=1, description="As the engine knows it, best with a digest: name@sha256:...")
+    engine: str = Field("docker", description="`docker`, or a program with its command line: `podman`, `nerdctl`.")
+    options: tuple[str, ...] = Field((), description="Further options of `run`, such as --gpus=all or --volume=/data:/data:ro.")
+
+
+class ServerSpec(Strict):
+    """A toolchain server over SSH."""
+
+    host: str = Field(min_length=1, pattern=r"^[^-]", description="As `ssh` takes it: a name of ~/.ssh/config, or user@host.")
+    options: tuple[str, ...] = Field((), description="Further options of `ssh`, such as -p, 2222.")
+    folder: str = Field(".qatladder", description="Where jobs and files are kept there; relative to the home folder.")
+    shared: tuple[str, ...] = Field((), description="Folders both machines have under the same name: never copied.")
+
+
+class EnvironmentSpec(Strict):
+    """An interpreter that runs models' own code or a toolchain: on this machine, in a container, or on a server."""
+
+    python: str = Field(
+        description="Path of the interpreter; relative to the zoo folder, ~ and $VARIABLES allowed. In a container or on a server: a path there."
+    )
     path: tuple[str, ...] = Field((), description="Folders in front of PATH: where the environment's programs are. Written like `python`.")
     paths: tuple[str, ...] = Field((), description="Folders of further Python packages (PYTHONPATH). Written like `python`.")
     variables: dict[str, str] = Field(
         default_factory=dict, description="Environment variables; no secrets, this file is in version control."
     )
+    memory_gb: float | None = Field(None, gt=0, description="What a job and its children may hold together, in GB (10^9 bytes).")
+    container: ContainerSpec | None = Field(None, description="Run jobs in a container.")
+    server: ServerSpec | None = Field(None, description="Run jobs on a server.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> EnvironmentSpec:
+        if self.container and self.server:
+            raise ValueError("an environment is in a container or on a server, not both")
+        return self
 
 
 class ZooFile(Strict):

@@ -218,8 +218,8 @@ class TestBitExact:
 class TestConversion:
     def test_versions_are_those_of_the_installed_tools(self, hmct, image) -> None:
         assert image.conversion.versions == hmct.versions()
-        assert set(hmct.versions()) == {"hb_mapper", "horizon_nn", "hbdk", "hbdk_runtime"}
-        assert all(re.fullmatch(r"\d+(\.\d+)+", version) for version in hmct.versions().values())
+        assert set(hmct.versions()) == {"hb_mapper", "horizon_nn", "hbdk", "hbdk_runtime", "environment"}
+        assert all(re.fullmatch(r"\d+(\.\d+)+|[0-9a-f]{64}", version) for version in hmct.versions().values())
         assert image.report().versions == {key: hmct.versions()[key] for key in ("hbdk", "hbdk_runtime")}
 
     def test_products(self, image) -> None:

@@ -6,7 +6,6 @@ own, for another BPU.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -66,8 +65,8 @@ def climb(entry: dict[str, Any], python: Path, tmp_path: Path, monkeypatch: pyte
 
 def toolchain(python: Path, front: Path | None = None) -> Nash:
     """`front`: a folder whose programs are found before the environment's."""
-    path = [*([str(front)] if front else []), str(python.parent), os.environ["PATH"]]
-    return Nash(load_settings(), Environment("j6", python, {"PATH": os.pathsep.join(path)}))
+    path = [*([front] if front else []), python.parent]
+    return Nash(load_settings(), Environment("j6", python, path=path))
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,7 @@ def test_torchscript_quantized_onnx_and_simulator_agree(
     from qatladder.zoo.schema import Entry
 
     settings = load_settings()
-    path = f"{settings.vendor_python.parent}:{__import__('os').environ['PATH']}"
-    explorer = OpenExplorer(settings, Environment("j5", python, {"PATH": path}, [environment.STANDIN]))
+    explorer = OpenExplorer(settings, Environment("j5", python, paths=[environment.STANDIN], path=[settings.vendor_python.parent]))
     parsed = Entry.model_validate(entry)
     folder = Path(entry["artifacts"]["int"]).parent
     conversion = explorer.convert(parsed, parsed.targets[0], folder / "int.pt", tmp_path / "convert", print)

@@ -1,0 +1,341 @@
+"""Promises: a job answers the same on this machine, in a container and on a server over SSH; its limits hold there; nothing is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qatladder.boards.fleet import BoardSpec
+from qatladder.errors import BrokenError, RunnerError
+from qatladder.runner.client import LIBRARY, Environment, JobAnswer, run_job
+from qatladder.runner.places import Container, Server
+
+ADAPTER = """
+import subprocess, sys, time
+import numpy as np
+from neighbour import GAIN
+from qatladder.runner.adapter import Adapter, Sample
+
+class Toy(Adapter):
+    metric = "accuracy"
+
+    def __init__(self, misbehave="", marker=""):
+        self.misbehave, self.marker = misbehave, marker
+
+    def samples(self, split, limit=None):
+        for index in range(4):
+            yield Sample({"x": np.full(3, index, np.float32)}, index)
+
+    def preprocess(self, inputs):
+        return {"x": GAIN * inputs["x"][None]}
+
+    def load(self, rung, artifact):
+        weight = float(artifact.read_text())
+        if self.misbehave == "hang":
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", self.marker])
+            print("hanging", flush=True)
+            time.sleep(300)
+        if self.misbehave == "hog":
+            self.hoard = [np.ones(40_000_000, np.uint8) for _ in range(10)]
+            time.sleep(300)
+        if self.misbehave == "bug":
+            raise KeyError("head.weight of " + str(artifact))
+        return lambda tensors: {"y": weight * tensors["x"]}
+
+    def postprocess(self, outputs):
+        return float(outputs["y"].mean())
+
+    def score(self, predictions, targets):
+        return {"accuracy": float(np.mean(np.isclose(predictions, 6 * np.array(targets))))}
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's Docker engine on a socket of its own, and a program that talks to it."""
+    if shutil.which("dockerd") is None or shutil.which("docker") is None or os.getuid() != 0:
+        pytest.skip("no Docker engine can be started here (docker.io is not installed, or this is not root)")
+    folder = tmp_path_factory.mktemp("docker")
+    socket = f"unix://{folder}/docker.sock"
+    program = folder / "engine"
+    program.write_text(f'#!/bin/sh\nexec docker --host {socket} "$@"\n')
+    program.chmod(0o755)
+    flags = ["--bridge=none", "--iptables=false", f"--pidfile={folder}/pid", f"--data-root={folder}/data", f"--exec-root={folder}/exec"]
+    with (folder / "log").open("wb") as log:
+        daemon = subprocess.Popen(["dockerd", "--host", socket, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        while subprocess.run([program, "info"], capture_output=True).returncode:
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-300:]}")
+            time.sleep(0.2)
+        empty = subprocess.run(["tar", "-c", "--files-from", "/dev/null"], capture_output=True, check=True).stdout
+        subprocess.run([program, "import", "-", "toolchain:1"], input=empty, capture_output=True, check=True)
+        yield str(program)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+
+
+Make = Callable[..., Environment]
+
+
+@pytest.fixture(params=["local", "container", "server"])
+def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Makes the same environment in each kind of place."""
+    if request.param == "local":
+        return lambda **changes: Environment("lab", Path(sys.executable), **changes)
+    if request.param == "container":
+        return contained(request.getfixturevalue("engine"))
+    return served(request.getfixturevalue("openssh"), tmp_path)
+
+
+def contained(engine: str) -> Make:
+    """An image with nothing in it but what is mounted: this machine's interpreter and libraries."""
+    interpreter = Path(sys.executable).resolve().parents[1]
+    folders = {"/usr", "/lib", "/lib64", str(interpreter), sys.prefix}
+    options = ["--network=none", *(f"--volume={folder}:{folder}:ro" for folder in sorted(folders) if Path(folder).exists())]
+    return lambda **changes: Environment("lab", Path(sys.executable), place=Container("toolchain:1", engine, tuple(options)), **changes)
+
+
+def served(openssh: BoardSpec, folder: Path) -> Make:
+    place = server_of(openssh, folder)
+    return lambda **changes: Environment("lab", Path(sys.executable), place=place, **changes)
+
+
+def server_of(openssh: BoardSpec, folder: Path) -> Server:
+    known = f"UserKnownHostsFile={openssh.known_hosts}"
+    options = ("-F", "/dev/null", "-p", str(openssh.port), "-i", str(openssh.key_file), "-o", "IdentitiesOnly=yes", "-o", known)
+    return Server(f"{openssh.user}@{openssh.host}", options, str(folder / "there"))
+
+
+def evaluate(environment: Environment, folder: Path, misbehave: str = "", marker: str = "", **extra: Any) -> tuple[JobAnswer, list[str]]:
+    code = folder / "adapters"
+    code.mkdir(exist_ok=True)
+    (code / "toy.py").write_text(ADAPTER)
+    (code / "neighbour.py").write_text("GAIN = 2\n")
+    artifact = folder / "a model.txt"
+    artifact.write_text("3.0")
+    lines: list[str] = []
+    args = {
+        "adapter": f"{code}/toy.py:Toy",
+        "options": {"misbehave": misbehave, "marker": marker},
+        "rung": "float",
+        "artifact": str(artifact),
+        "split": "evaluation",
+        "limit": None,
+        "out": str(folder / "results" / "float"),
+    }
+    call = "qatladder.runner.evaluate:evaluate"
+    return run_job(environment, call, args, folder / "job", log=lines.append, model="toy", **{"timeout": 120, **extra}), lines
+
+
+def alive(marker: str) -> bool:
+    return marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def gone(marker: str) -> bool:
+    deadline = time.monotonic() + 15
+    while alive(marker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not alive(marker)
+
+
+def test_the_answer_and_the_files_come_back(environment: Make, tmp_path: Path) -> None:
+    answer, _ = evaluate(environment(), tmp_path)
+    assert answer.value["metrics"] == {"accuracy": 1.0}
+    predictions = tmp_path / "results" / "float" / "predictions.json"
+    assert answer.value["predictions"] == str(predictions)
+    assert predictions.read_text().replace("\n", "").replace(" ", "") == "[0.0,6.0,12.0,18.0]"
+    assert answer.environment["numpy"] == np.__version__
+    assert len(answer.environment["sha256"]) == 64
+    assert answer.peak_memory_mb is not None and answer.peak_memory_mb > 5
+
+
+def test_an_error_of_the_model_names_the_users_own_file(environment: Make, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match=r"head\.weight of") as caught:
+        evaluate(environment(), tmp_path, "bug")
+    assert f"'head.weight of {tmp_path}/a model.txt'" in caught.value.message
+    assert f'"{tmp_path}/adapters/toy.py"' in caught.value.where["at"]
+
+
+def test_a_job_out_of_time_goes_with_its_children(environment: Make, tmp_path: Path) -> None:
+    marker = f"marker-{os.urandom(6).hex()}"
+    with pytest.raises(BrokenError) as caught:
+        evaluate(environment(), tmp_path, "hang", marker, timeout=4.0)
+    assert caught.value.kind == "timeout"
+    assert "hanging" in caught.value.console
+    assert gone(marker)
+
+
+def test_the_memory_limit_holds(environment: Make, tmp_path: Path) -> None:
+    with pytest.raises(BrokenError) as caught:
+        evaluate(environment(memory_mb=250), tmp_path, "hog")
+    assert caught.value.kind == "memory"
+    assert "memory_gb" in caught.value.next_step
+
+
+def test_a_killed_worker_takes_its_job_along(environment: Make, tmp_path: Path) -> None:
+    """SIGKILL: nothing of ours gets to run. The supervisor's stdin ends, wherever it is."""
+    marker = f"marker-{os.urandom(6).hex()}"
+    program = tmp_path / "worker.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        from pathlib import Path, PosixPath
+        from qatladder.runner.client import Environment
+        from qatladder.runner.places import Container, Server
+        from tests.integration.runner.test_places import evaluate
+        evaluate({environment()!r}, Path({str(tmp_path)!r}), "hang", {marker!r})
+        """)
+    )
+    root = Path(__file__).resolve().parents[3]
+    worker = subprocess.Popen([sys.executable, program], env={**os.environ, "PYTHONPATH": f"{LIBRARY}:{root}"}, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not alive(f"time.sleep(300) {marker}") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert alive(f"time.sleep(300) {marker}")
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    assert gone(f"time.sleep(300) {marker}")
+
+
+def test_a_container_leaves_nothing_behind(engine: str, tmp_path: Path) -> None:
+    evaluate(contained(engine)(), tmp_path)
+    with pytest.raises(BrokenError):
+        evaluate(contained(engine)(), tmp_path, "hang", timeout=2.0)
+    assert subprocess.run([engine, "ps", "-aq"], capture_output=True, check=True).stdout == b""
+
+
+def test_inputs_of_a_container_are_read_only(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "vandal.py").write_text("")
+    environment = contained(engine)()
+    evaluate(environment, tmp_path)
+    (tmp_path / "adapters" / "toy.py").write_text(ADAPTER.replace("weight = float", "artifact.write_text('9'); weight = float"))
+    args = {"adapter": f"{tmp_path}/adapters/toy.py:Toy", "options": {}, "rung": "float", "artifact": str(tmp_path / "a model.txt")}
+    args.update(split="evaluation", limit=None, out=str(tmp_path / "results"))
+    with pytest.raises(RunnerError, match="Read-only"):
+        run_job(environment, "qatladder.runner.evaluate:evaluate", args, tmp_path / "job")
+    assert (tmp_path / "a model.txt").read_text() == "3.0"
+
+
+def test_a_missing_image_and_a_missing_engine_are_named(engine: str, tmp_path: Path) -> None:
+    missing = replace(contained(engine)(), place=Container("no-such-image:7", engine, ("--pull=never",)))
+    with pytest.raises(BrokenError, match="could not be started") as caught:
+        evaluate(missing, tmp_path)
+    assert caught.value.kind == "environment_missing"
+    assert "no-such-image:7" in caught.value.console
+    with pytest.raises(BrokenError, match="not on PATH"):
+        evaluate(replace(missing, place=Container("any", "no-such-engine")), tmp_path)
+
+
+def test_files_go_to_a_server_once_and_broken_ones_again(openssh: BoardSpec, tmp_path: Path) -> None:
+    environment = served(openssh, tmp_path)()
+    _, first = evaluate(environment, tmp_path)
+    _, second = evaluate(environment, tmp_path)
+    assert any("files are new there" in line for line in first)
+    assert not any("files are new there" in line for line in second)
+    objects = tmp_path / "there" / "objects"
+    for path in objects.iterdir():
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1])
+    answer, third = evaluate(environment, tmp_path)
+    assert answer.value["metrics"] == {"accuracy": 1.0}
+    assert any("files are new there" in line for line in third)
+    assert list((tmp_path / "there" / "jobs").iterdir()) == []
+
+
+def test_a_shared_folder_is_not_copied(openssh: BoardSpec, tmp_path: Path) -> None:
+    place = replace(server_of(openssh, tmp_path), shared=(str(tmp_path),))
+    answer, _ = evaluate(Environment("lab", Path(sys.executable), place=place), tmp_path)
+    assert answer.value["predictions"] == str(tmp_path / "results" / "float" / "predictions.json")
+    there = {path.stat().st_size for path in (tmp_path / "there" / "objects").iterdir()}
+    assert len(ADAPTER) not in there
+
+
+@pytest.mark.parametrize(
+    ("options", "python", "kind"),
+    [
+        (("-p", "1"), sys.executable, "unreachable"),
+        (("-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=yes"), sys.executable, "host_key"),
+        (("-i", "/dev/null", "-o", "IdentityAgent=none"), sys.executable, "auth"),
+        ((), "/no/such/python", "environment_missing"),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_named(openssh: BoardSpec, tmp_path: Path, options: tuple[str, ...], python: str, kind: str) -> None:
+    given = server_of(openssh, tmp_path)
+    kept = tuple(item for item in given.options if kind != "auth" or item not in ("-i", str(openssh.key_file)))
+    place = replace(given, options=(*options, *kept))
+    with pytest.raises(BrokenError) as caught:
+        evaluate(Environment("lab", Path(python), place=place), tmp_path)
+    assert caught.value.kind == kind, str(caught.value)
+    assert caught.value.where["host"] == place.host
+
+
+def test_a_full_disk_of_a_server_is_named(openssh: BoardSpec, tmp_path: Path) -> None:
+    place = replace(server_of(openssh, tmp_path), folder="/dev/full/x")
+    with pytest.raises(BrokenError, match="could not take the job") as caught:
+        evaluate(Environment("lab", Path(sys.executable), place=place), tmp_path)
+    assert "/dev/full" in caught.value.message
+
+
+def test_a_lost_connection_is_broken_and_ends_the_job(openssh: BoardSpec, tmp_path: Path) -> None:
+    """The server's end of the connection is killed in the middle of the job."""
+    marker = f"marker-{os.urandom(6).hex()}"
+    cut: list[int] = []
+
+    def on_line(line: str) -> None:
+        if line == "hanging":
+            listing = subprocess.run(["pgrep", "-f", f"sshd: .*{openssh.user}"], capture_output=True, text=True).stdout.split()
+            cut.extend(int(pid) for pid in listing if str(openssh.known_hosts.parent) in family(int(pid)))
+            for pid in cut:
+                os.kill(pid, signal.SIGKILL)
+
+    (tmp_path / "adapters").mkdir()
+    environment = served(openssh, tmp_path)()
+    with pytest.raises(BrokenError) as caught:
+        run_with(environment, tmp_path, marker, on_line)
+    assert cut, "no connection was found to cut"
+    assert caught.value.kind == "unreachable", str(caught.value)
+    assert gone(f"time.sleep(300) {marker}")
+
+
+def family(pid: int) -> str:
+    """Command lines of a process's ancestors: the connection's process is titled, the server it descends from names its files."""
+    text = ""
+    while pid > 1:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            text += Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:
+            return text
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return text
+
+
+def run_with(environment: Environment, folder: Path, marker: str, log: Callable[[str], None]) -> None:
+    (folder / "adapters" / "toy.py").write_text(ADAPTER)
+    (folder / "adapters" / "neighbour.py").write_text("GAIN = 2\n")
+    (folder / "a model.txt").write_text("3.0")
+    args = {
+        "adapter": f"{folder}/adapters/toy.py:Toy",
+        "options": {"misbehave": "hang", "marker": marker},
+        "rung": "float",
+        "artifact": str(folder / "a model.txt"),
+        "split": "evaluation",
+        "limit": None,
+        "out": str(folder / "results"),
+    }
+    run_job(environment, "qatladder.runner.evaluate:evaluate", args, folder / "job", log=log, timeout=120)
