@@ -21,7 +21,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Deque, Dict, List, Optional, Union
+from typing import Any, Callable, ContextManager, Deque, Dict, List, Optional, Sequence, Union
 
 from qatladder import errors
 from qatladder.runner import failures, places
@@ -104,6 +104,7 @@ def run_job(
     timeout: float = 1800.0,
     log: Optional[Callable[[str], None]] = None,
     if_slow: str = "raise `timeout_minutes` in the zoo entry if the model is just slow",
+    reads: Sequence[Path] = (),
     **where: Any,
 ) -> JobAnswer:
     """Run `call(**args)` in an environment.
@@ -116,6 +117,7 @@ def run_job(
         timeout: seconds in total; then the job and all it started is killed.
         log: receives each line the job prints, in the calling thread.
         if_slow: what to do about a job that only needs more time; part of the next step of a timeout.
+        reads: folders the job reads beside what its arguments name, such as the zoo with the adapter's neighbours.
         **where: the model, rung ... named in errors.
     Raises:
         RunnerError (or the product error the job raised): the model's own code failed; see `qatladder.runner.failures`.
@@ -150,7 +152,7 @@ def run_job(
         if log is not None:
             log(line)
 
-    with _started(environment, folder / "job.json", args, tell, where) as started:
+    with _started(environment, folder / "job.json", {**args, "reads": [str(path) for path in reads]}, tell, where) as started:
         home = started.home
         with tempfile.TemporaryDirectory(prefix="qatladder-job-") as scratch:
             process = subprocess.Popen(

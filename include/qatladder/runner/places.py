@@ -3,7 +3,7 @@
 A place makes what the job reads visible there, says which command starts `supervise.py`, and brings back what the job wrote.
 The job itself sees no difference. Which paths are which follows from the arguments alone: the job writes into the folders
 called `out`, `out_dir` or `folder` and into its own; every other absolute path that exists is read. An adapter is read with
-its whole folder, because it imports its neighbours.
+its whole folder, and with the zoo's, because it imports its neighbours.
 
 Python 3.8, standard library only; containers need `docker` or a program with its command line, servers need `ssh`.
 """

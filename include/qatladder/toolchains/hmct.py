@@ -174,7 +174,7 @@ class Hmct:
         return [LayerDump(row["name"], row["operator"], Path(row["expected"]), Path(row["found"])) for row in rows]
 
     def _job(
-        self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, module: str = "hmct_vendor", **where: object
+        self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, module: str = "hmct_vendor", **where: Any
     ) -> Any:
         return run_job(
             self.environment,

@@ -128,6 +128,7 @@ class Context:
             self.folder / name,
             timeout=60 * self.entry.timeout_minutes,
             log=self.log,
+            reads=[self.zoo.folder],
             model=self.entry.model,
             rung=self.rung,
         )

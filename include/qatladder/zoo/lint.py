@@ -82,13 +82,15 @@ class _Trial:
 
     def __init__(self, zoo: Zoo, entry: Entry, folder: Path) -> None:
         self.entry = entry
+        self.zoo = zoo.folder
         self.environment = zoo.environment(entry)
         self.adapter = {"adapter": zoo.adapter(entry), "options": entry.adapter_options}
         self.folder = folder
 
     def _job(self, function: str, name: str, **arguments: Any) -> dict[str, Any]:
         call = f"qatladder.runner.evaluate:{function}"
-        return dict(run_job(self.environment, call, {**self.adapter, **arguments}, self.folder / name, timeout=TIMEOUT).value)
+        arguments = {**self.adapter, **arguments}
+        return dict(run_job(self.environment, call, arguments, self.folder / name, timeout=TIMEOUT, reads=[self.zoo]).value)
 
     def problems(self, checkpoints: dict[str, Path]) -> Iterator[str]:
         """Raises BrokenError when the environment itself does not work."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,33 +59,6 @@ class Toy(Adapter):
     def score(self, predictions, targets):
         return {"accuracy": float(np.mean(np.isclose(predictions, 6 * np.array(targets))))}
 """
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's Docker engine on a socket of its own, and a program that talks to it."""
-    if shutil.which("dockerd") is None or shutil.which("docker") is None or os.getuid() != 0:
-        pytest.skip("no Docker engine can be started here (docker.io is not installed, or this is not root)")
-    folder = tmp_path_factory.mktemp("docker")
-    socket = f"unix://{folder}/docker.sock"
-    program = folder / "engine"
-    program.write_text(f'#!/bin/sh\nexec docker --host {socket} "$@"\n')
-    program.chmod(0o755)
-    flags = ["--bridge=none", "--iptables=false", f"--pidfile={folder}/pid", f"--data-root={folder}/data", f"--exec-root={folder}/exec"]
-    with (folder / "log").open("wb") as log:
-        daemon = subprocess.Popen(["dockerd", "--host", socket, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while subprocess.run([program, "info"], capture_output=True).returncode:
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-300:]}")
-            time.sleep(0.2)
-        empty = subprocess.run(["tar", "-c", "--files-from", "/dev/null"], capture_output=True, check=True).stdout
-        subprocess.run([program, "import", "-", "toolchain:1"], input=empty, capture_output=True, check=True)
-        yield str(program)
-    finally:
-        daemon.terminate()
-        daemon.wait(30)
 
 
 Make = Callable[..., Environment]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.toy import ToyZoo
 
@@ -212,3 +215,37 @@ def test_what_the_fleet_has_not_is_said(toy_zoo: ToyZoo, qatladder: Any) -> None
     ran = qatladder("fleet", "golden", "bayes")  # QATLADDER_VENDOR=0
     assert ran.code == 3
     assert "bayes: not available" in ran.out and "QATLADDER_VENDOR=0" in ran.out
+
+
+def test_environments_are_listed_and_checked(qatladder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    (zoo / "zoo.yaml").write_text(
+        "environments:\n"
+        f"  here: {{python: {sys.executable}, memory_gb: 2}}\n"
+        "  ghost: {python: no/python}\n"
+        "  oven: {python: /opt/j5/bin/python, container: {image: 'oe:1', engine: no-such-engine}}\n"
+        "  far: {python: /opt/j5/bin/python, server: {host: builder@toolserver}}\n"
+    )
+    monkeypatch.setenv("QATLADDER_ZOO", str(zoo))
+    listed = qatladder("env", "list").out
+    assert "at most 2000 MB" in listed
+    assert "/opt/j5/bin/python in the image oe:1 (no-such-engine)" in listed
+    assert "/opt/j5/bin/python on builder@toolserver" in listed
+    checked = qatladder("env", "check", "here")
+    assert checked.code == 0
+    assert f"Python {sys.version.split()[0]}" in checked.out
+    broken = qatladder("env", "check", "here", "ghost", "oven", "--json")
+    assert broken.code == 2
+    here, ghost, oven = json.loads(broken.out)
+    assert here["problem"] == "" and f"numpy-{np.__version__}" in here["found"]["packages"]
+    assert f"{zoo}/no/python" in ghost["problem"]
+    assert "not on PATH" in oven["problem"]
+
+
+def test_an_environment_is_in_one_place(qatladder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zoo.yaml").write_text("environments: {x: {python: p, container: {image: i}, server: {host: h}}}\n")
+    monkeypatch.setenv("QATLADDER_ZOO", str(tmp_path))
+    result = qatladder("env", "list")
+    assert result.code == cli.USAGE
+    assert "not both" in result.err
