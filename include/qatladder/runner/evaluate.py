@@ -58,7 +58,11 @@ def preprocess(adapter: str, options: Dict[str, Any], inputs: Dict[str, str], ou
     """Apply the adapter's own preprocessing to raw inputs: [N, ...] .npy in, float32 [N, ...] .npy out."""
     model = load_adapter(adapter, options)
     raw = _open(inputs)
-    outputs = [model.preprocess({name: array[index] for name, array in raw.items()}) for index in range(_count(raw))]
+    count = _count(raw)
+    progress, outputs = Progress("preprocessed", count), []
+    for index in range(count):
+        outputs.append(model.preprocess({name: array[index] for name, array in raw.items()}))
+        progress.at(index + 1)
     return {"tensors": _save(_concatenate(outputs), Path(out))}
 
 
@@ -67,9 +71,11 @@ def infer(adapter: str, options: Dict[str, Any], rung: str, artifact: str, tenso
     adapted = load_adapter(adapter, options)
     model = _load(adapted, rung, artifact)
     ready = _open(tensors)
-    outputs = []
-    for start in range(0, _count(ready), adapted.batch):
+    count = _count(ready)
+    progress, outputs = Progress("ran", count), []
+    for start in range(0, count, adapted.batch):
         outputs.append(_float32(model({name: np.array(array[start : start + adapted.batch]) for name, array in ready.items()})))
+        progress.at(min(start + adapted.batch, count))
     return {"tensors": _save(_concatenate(outputs), Path(out))}
 
 
@@ -106,7 +112,9 @@ def evaluate(adapter: str, options: Dict[str, Any], rung: str, artifact: str, sp
         for index in range(len(pending)):
             predictions.append(adapted.postprocess({name: array[index : index + 1] for name, array in outputs.items()}))
         pending.clear()
+        progress.at(len(predictions))
 
+    progress = Progress("evaluated", limit)
     seen = _Seen()
     for sample in islice(adapted.samples(split, limit), limit):
         seen.add(sample)
@@ -181,6 +189,22 @@ def _scored(adapter: Adapter, predictions: List[Any], targets: List[Any], out: P
     result = {"metric": adapter.metric, "metrics": metrics, "count": len(predictions), "predictions": str(out / "predictions.json")}
     result.update(extra)
     return result
+
+
+class Progress:
+    """Says in the log, every ten seconds, how far a job is."""
+
+    def __init__(self, verb: str, total: Optional[int], seconds: float = 10.0) -> None:
+        self.verb, self.total, self.seconds = verb, total, seconds
+        self.started = self.said = time.monotonic()
+
+    def at(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.said < self.seconds:
+            return
+        self.said = now
+        of = " of {}".format(self.total) if self.total else ""
+        print("{} {}{} samples, {:.3g} per second".format(self.verb, done, of, done / (now - self.started)), flush=True)
 
 
 def _load(adapter: Adapter, rung: str, artifact: str) -> Any:

@@ -288,3 +288,15 @@ def test_the_runner_parses_as_python_3_8(project: Path) -> None:
     assert len(files) > 8
     for path in files:
         ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_a_long_job_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    from qatladder.runner.evaluate import Progress
+
+    quiet, loud = Progress("ran", 4), Progress("ran", 4, seconds=0.0)
+    for done in range(1, 5):
+        quiet.at(done)
+        loud.at(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith("ran 4 of 4 samples, ")
