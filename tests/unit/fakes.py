@@ -25,7 +25,7 @@ from qatladder.errors import ArtifactError, BrokenError
 from qatladder.numerics.tensor import TensorContract, pad, unpad
 from qatladder.runner.client import Environment
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
 from qatladder.zoo.schema import Entry, Target
 
 ADAPTER = '''
@@ -118,6 +118,7 @@ class FakeToolchain:
         quantised: the rounding of the int model's quantise nodes.
         simulated: what becomes of the simulator's integers; None leaves the output out.
         stale: the hbm holds these weights instead of the int model's.
+        opinion: what the vendor's verifier has to say.
     """
 
     name: str = "hmct"
@@ -129,6 +130,7 @@ class FakeToolchain:
     quantised: Callable[[np.ndarray], np.ndarray] = np.rint
     simulated: Callable[[np.ndarray], np.ndarray | None] = same
     stale: dict[str, Any] | None = None
+    opinion: SecondOpinion | None = None
 
     def unavailable(self) -> str:
         return ""
@@ -199,6 +201,9 @@ class FakeToolchain:
 
     def layers(self, *_: Any) -> list[LayerDump]:
         return []
+
+    def second_opinion(self, *_: Any) -> SecondOpinion | None:
+        return self.opinion
 
     def _feature(self, name: str) -> TensorContract:
         return dataclasses.replace(feature(name), **self.features.get(name, {}))

@@ -136,6 +136,25 @@ class LayerDump:
     found: Path
 
 
+@dataclass(frozen=True)
+class SecondOpinion:
+    """What the vendor's own comparison of int model and hbm computed, to be judged by our numerics.
+
+    Attributes:
+        tool: its name and version.
+        dumps: by where it ran the hbm (`simulator_output`, `bpu_output`): [N, ...] .npy of integers per `raw_name` of the int model's outputs.
+        said: lines of its console that speak of a failure; its exit code is not believed either way.
+        skew: why its version cannot speak for this hbm; empty when it can.
+        log: its console.
+    """
+
+    tool: str
+    dumps: dict[str, dict[str, Path]]
+    said: tuple[str, ...]
+    skew: str
+    log: Path
+
+
 class Toolchain(Protocol):
     """One vendor toolchain. Every method runs its tools in their own environment, never in this process."""
 
@@ -229,4 +248,14 @@ class Toolchain(Protocol):
         Args:
             inputs: the sample's raw file per input feature of the hbm.
             tensors: the same sample as the int model takes it, [1, ...] .npy per input.
+        """
+
+    def second_opinion(
+        self, int_model: Path, hbm: Path, model: IntModel, tensors: dict[str, Path], frames: dict[str, Path], folder: Path, log: Log
+    ) -> SecondOpinion | None:
+        """The vendor's own comparison of int model and hbm on a few samples; None where there is no such tool.
+
+        Args:
+            tensors: [N, ...] .npy of integers per input that is no picture, as the int model takes them.
+            frames: [N, ...] .npy of the runtime bytes per input that is a picture.
         """

@@ -17,7 +17,7 @@ from qatladder.errors import QATLadderError
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
 from qatladder.zoo.schema import Entry, Target
 
 STANDIN = Path(__file__).resolve().parent / "torch_standin"
@@ -172,6 +172,11 @@ class Hmct:
         }
         rows = self._job("layers", arguments, folder, log, module="hmct_layers", rung="hbm")
         return [LayerDump(row["name"], row["operator"], Path(row["expected"]), Path(row["found"])) for row in rows]
+
+    def second_opinion(
+        self, int_model: Path, hbm: Path, model: IntModel, tensors: dict[str, Path], frames: dict[str, Path], folder: Path, log: Log
+    ) -> SecondOpinion | None:
+        return None
 
     def _job(
         self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, module: str = "hmct_vendor", **where: Any

@@ -16,7 +16,7 @@ from qatladder.errors import QATLadderError, ToolchainError
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
 from qatladder.zoo.schema import Entry, Target
 
 _OPTIONS = {"march", "optimize_level", "core_num", "compile_mode", "balance_factor", "max_time_per_fc", "ptq"}
@@ -167,6 +167,11 @@ class Nash:
         self, int_model: Path, hbm: Path, hbir: Path, inputs: dict[str, Path], tensors: dict[str, Path], folder: Path, log: Log
     ) -> list[LayerDump]:
         return []
+
+    def second_opinion(
+        self, int_model: Path, hbm: Path, model: IntModel, tensors: dict[str, Path], frames: dict[str, Path], folder: Path, log: Log
+    ) -> SecondOpinion | None:
+        return None
 
     def _job(self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, **where: Any) -> Any:
         assert self._environment is not None

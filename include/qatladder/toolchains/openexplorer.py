@@ -11,11 +11,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qatladder.errors import ArtifactError, ConfigError, QATLadderError, ToolchainError
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
 from qatladder.zoo.schema import Entry, Target
 
 _USER = "qatladder.toolchains.openexplorer_user:"
@@ -161,6 +163,49 @@ class OpenExplorer:
         self, int_model: Path, hbm: Path, hbir: Path, inputs: dict[str, Path], tensors: dict[str, Path], folder: Path, log: Log
     ) -> list[LayerDump]:
         return []
+
+    def second_opinion(
+        self, int_model: Path, hbm: Path, model: IntModel, tensors: dict[str, Path], frames: dict[str, Path], folder: Path, log: Log
+    ) -> SecondOpinion | None:
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.load(path, mmap_mode="r") for name, path in {**tensors, **frames}.items()}
+        samples, sizes = [], set()
+        for index in range(len(next(iter(arrays.values())))):
+            files = []
+            for number, item in enumerate(model.inputs):
+                sample = np.asarray(arrays[item.name][index])
+                path = folder / f"sample_{index}_input_{number}{'.yuv' if item.name in frames else '.bin'}"
+                if item.name in frames:
+                    sizes.add((sample.shape[-2] * 2 // 3, sample.shape[-1]))
+                else:
+                    sample = sample.transpose(1, 2, 0) if sample.ndim == 3 else sample  # the tool takes NHWC
+                path.write_bytes(np.ascontiguousarray(sample).tobytes())
+                files.append(str(path))
+            samples.append(files)
+        if len(sizes) > 1:
+            log("hbdk-model-verifier takes one size of pictures only: its opinion is missing")
+            return None
+        outputs = [
+            {"raw_name": item.raw_name, "raw_dtype": item.raw_dtype, "shape": item.shape, "scale": item.scale, "axis": item.axis}
+            for item in model.outputs
+        ]
+        arguments = {
+            "hbm": str(hbm.resolve()),
+            "model_pt": str(int_model.resolve()),
+            "samples": samples,
+            "outputs": outputs,
+            "options": {"skip_bpu": True, "yuv_shape": next(iter(sizes), None)},
+            "folder": str(folder.resolve()),
+        }
+        value = self._job("qatladder.toolchains.model_verifier:verify", arguments, folder, log, rung="hbm")
+        if value is None:
+            log("this environment has no hbdk-model-verifier: its opinion is missing")
+            return None
+        built = self._job("qatladder.toolchains.hbdk:describe", {"hbm": str(hbm.resolve()), "folder": str(folder)}, folder, None)
+        ours, theirs = value["version"], built["versions"].get("hbdk", "")
+        skew = "" if not ours or ours == theirs else f"hbdk-model-verifier is {ours}, the hbm was built with hbdk {theirs}"
+        dumps = {kind: {name: Path(file) for name, file in files.items()} for kind, files in value["dumps"].items()}
+        return SecondOpinion(f"hbdk-model-verifier {ours}".strip(), dumps, tuple(value["said"]), skew, Path(value["log"]))
 
     @staticmethod
     def _arguments(entry: Entry, target: Target, model: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from qatladder.validation.context import Context
 from qatladder.validation.features import arrange, feature_of, raw_names, restore
 from qatladder.validation.integer import enough
 from qatladder.validation.layers import with_layers
+from qatladder.validation.opinion import with_second_opinion
 from qatladder.validation.samples import contract_of
 
 FRAME_SUFFIX = {"nv12": ".yuv", "gray": ".y"}
@@ -215,6 +216,7 @@ class _Work:
             raise Skip("the runtime input could not be made (see hbm.input)")
         simulated = context.toolchain.simulate(self.hbm, self.files, context.folder / "simulate", context.log)
         answer = bit_exact(context, self.built, simulated, self.report.outputs, "simulator", self.report.contradiction)
+        answer = with_second_opinion(context, answer, self.built, self.hbm)
         if answer.passed and not context.ladder.get("layers"):
             return answer
         return with_layers(context, answer, self.built, self.hbm, self.files, self._differing(simulated))

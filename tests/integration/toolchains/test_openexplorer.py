@@ -81,9 +81,13 @@ def checks(result: LadderResult) -> dict[str, Any]:
 def test_a_model_of_python_3_8_climbs_from_float_to_the_board(climb: Callable[..., LadderResult]) -> None:
     result = climb()
     found = checks(result)
-    assert result.verdict is Verdict.SHIP, result.why
+    assert result.verdict is Verdict.SHIP, [(check.id, check.reason) for check in result.checks if check.status is not Status.PASSED]
     assert result.rungs[0].facts["environments"]["j5"]["python"].startswith("3.8.")
-    assert found["hbm.bit_exact"].measured.endswith("on 4 samples; compiled from this int model")
+    assert (
+        "on 4 samples; compiled from this int model; hbdk-model-verifier 3.49.15: out: 0 of 6144 integers differ"
+        in found["hbm.bit_exact"].measured
+    )
+    assert found["hbm.bit_exact"].values["verifier"]["agrees"]
     assert " 0 of " in found["hbm.bit_exact"].measured
     assert " 0 of " in found["board.runtime"].measured
     assert result.rungs[3].facts["versions"]["horizon_plugin_pytorch"] == "1.8.2+standin"
@@ -120,6 +124,71 @@ def test_torchscript_quantized_onnx_and_simulator_agree(
     simulated = explorer.simulate(conversion.products["hbm"], {conversion.model.inputs[0].raw_name: files}, tmp_path / "simulate", print)
     np.testing.assert_array_equal(np.load(simulated[name]), np.load(ours[name]))
     assert len(np.unique(np.load(ours[name]))) > 1000
+
+
+@pytest.mark.parametrize("suffix", [".yuv", ".png", ".jpg"])
+def test_the_verifier_is_driven_with_every_kind_of_picture(entry: dict[str, Any], python: Path, tmp_path: Path, suffix: str) -> None:
+    """Our numerics judge what it left, against the int model on the very frame the tool makes of the picture."""
+    from qatladder.runner.client import Environment, run_job
+    from qatladder.toolchains.openexplorer import OpenExplorer
+    from qatladder.zoo.schema import Entry
+
+    settings = load_settings()
+    path = [python.parent, settings.vendor_python.parent]
+    lab = Environment("j5", python, paths=[environment.STANDIN, environment.STANDIN.parents[2]], path=path)
+    explorer = OpenExplorer(settings, lab)
+    parsed = Entry.model_validate(entry)
+    folder = Path(entry["artifacts"]["int"]).parent
+    conversion = explorer.convert(parsed, parsed.targets[0], folder / "int.pt", tmp_path / "convert", print)
+    (output,) = conversion.model.outputs
+    picture = tmp_path / f"picture{suffix}"
+    if suffix == ".yuv":
+        nets.nv12_pictures(np.random.default_rng(3), 1, *zoo.SIZE)[0].tofile(picture)
+    else:
+        script = f"import numpy, PIL.Image; PIL.Image.fromarray(numpy.load({str(folder / 'pictures.npy')!r})[3]).save({str(picture)!r})"
+        subprocess.run([python, "-c", script], check=True)
+    script = (
+        f"import sys, numpy; sys.path.insert(0, {str(environment.STANDIN)!r}); import model_verifier; "
+        f"numpy.save({str(tmp_path / 'nv12.npy')!r}, model_verifier.nv12_of({str(picture)!r}, {zoo.SIZE!r}))"
+    )
+    subprocess.run([python, "-c", script], check=True)
+    fed = nets.yuv444_128(np.load(tmp_path / "nv12.npy")[None])
+    np.save(tmp_path / "fed.npy", np.ascontiguousarray(fed.transpose(0, 3, 1, 2)))
+    ours = explorer.run_int(folder / "int.pt", {"data": tmp_path / "fed.npy"}, tmp_path / "torch", True, print, conversion.model)
+    arguments = {
+        "hbm": str(conversion.products["hbm"]),
+        "model_pt": str(folder / "int.pt"),
+        "samples": [[str(picture)]],
+        "outputs": [
+            {
+                "raw_name": output.raw_name,
+                "raw_dtype": output.raw_dtype,
+                "shape": output.shape,
+                "scale": output.scale,
+                "axis": output.axis,
+            }
+        ],
+        "options": {"yuv_shape": zoo.SIZE if suffix == ".yuv" else None, "ip": "192.0.2.1"},
+        "folder": str(tmp_path / "verify"),
+    }
+    (tmp_path / "verify").mkdir()
+    value = run_job(lab, "qatladder.toolchains.model_verifier:verify", arguments, tmp_path / "verify").value
+    assert value["version"] == "3.49.15"
+    assert sorted(value["dumps"]) == ["bpu_output", "simulator_output"]
+    for dumps in value["dumps"].values():
+        np.testing.assert_array_equal(np.load(dumps[output.raw_name]), np.load(ours[output.raw_name]))
+
+
+def test_a_verifier_of_another_version_cannot_speak_for_the_hbm(
+    climb: Callable[..., LadderResult], python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = environment.zoo_file
+    variables = {"STANDIN_VERIFIER_VERSION": "3.46.4"}
+    monkeypatch.setattr(environment, "zoo_file", lambda *args: {**given(*args), "variables": variables})
+    check = checks(climb(["float", "qat", "int", "hbm"]))["hbm.bit_exact"]
+    assert check.status is Status.FAILED
+    assert "hbdk-model-verifier is 3.46.4, the hbm was built with hbdk 3.49.15" in check.reason
+    assert "another version" in check.cause
 
 
 class TestWrong:

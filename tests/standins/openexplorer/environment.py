@@ -10,7 +10,7 @@ from pathlib import Path
 from qatladder.settings import Settings
 
 STANDIN = Path(__file__).resolve().parent
-PACKAGES = ("torch==1.12.1", "numpy==1.24.4", "typing_extensions==4.12.2")
+PACKAGES = ("torch==1.12.1", "numpy==1.24.4", "typing_extensions==4.12.2", "pillow==10.4.0")
 """torch 1.12 imports on a machine without CUDA; the teams' 1.13 does not without 1.5 GB of CUDA libraries."""
 
 
@@ -41,9 +41,12 @@ def prepare(home: Path) -> Path:
         if done.returncode:
             raise RuntimeError(f"the packages for Python 3.8 cannot be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         stamp.write_text(" ".join(PACKAGES))
+    program = folder / "bin" / "hbdk-model-verifier"
+    program.write_text(f"#!{python}\nimport runpy\nrunpy.run_path({str(STANDIN / 'model_verifier.py')!r}, run_name='__main__')\n")
+    program.chmod(0o755)
     return python
 
 
 def zoo_file(python: Path, settings: Settings) -> dict[str, object]:
     """The environment as zoo.yaml has it."""
-    return {"python": str(python), "path": [str(settings.vendor_python.parent)], "paths": [str(STANDIN)]}
+    return {"python": str(python), "path": [str(python.parent), str(settings.vendor_python.parent)], "paths": [str(STANDIN)]}
