@@ -375,19 +375,32 @@ def zoo_lint(models: Sequence[str], as_json: bool) -> None:
 
 @zoo_app.command("new")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["torch", "torchscript"]), default="torch", show_default=True, help="What the checkpoints are.")
+@click.option(
+    "--kind",
+    type=click.Choice(["torch", "torchscript", "onnx", "hat"]),
+    default="torch",
+    show_default=True,
+    help="What the checkpoints are: state dicts, TorchScript, ONNX, or of a HAT configuration.",
+)
+@click.option(
+    "--data",
+    type=click.Choice(["own", "folder", "coco"]),
+    default="own",
+    show_default=True,
+    help="What the data set is: your own code, folders of pictures by class, or COCO annotations.",
+)
 @click.option("--toolchain", type=click.Choice(["hmct", "openexplorer", "nash"]), default="hmct", show_default=True)
 @click.option("--march", default="bayes", show_default=True, help="Chip: bernoulli2 (X3), bayes (J5), bayes-e (RDK X5), nash-e ...")
 @click.option("--ptq", is_flag=True, help="The toolchain quantises the float model.")
 @click.option("--environment", default="", help="Environment of zoo.yaml the model's own code runs in.")
-def zoo_new(name: str, kind: str, toolchain: str, march: str, ptq: bool, environment: str) -> None:
+def zoo_new(name: str, kind: str, data: str, toolchain: str, march: str, ptq: bool, environment: str) -> None:
     """Write the first version of an entry and its adapter."""
     from qatladder.settings import load_settings
     from qatladder.zoo.load import load_entry
     from qatladder.zoo.scaffold import scaffold
 
     folder = load_settings().zoo
-    files = scaffold(folder, name, kind, toolchain, march, ptq, environment)  # type: ignore[arg-type]
+    files = scaffold(folder, name, kind, toolchain, march, ptq, environment, data)  # type: ignore[arg-type]
     load_entry(files[0])
     for path in files:
         print(path)

@@ -110,4 +110,15 @@ def load_adapter(reference: Union[str, Path], options: Optional[Dict[str, Any]] 
             found=", ".join(key for key, value in vars(module).items() if isinstance(value, type)),
             next_step="fix `adapter` in the zoo entry, or derive the class from Adapter",
         )
-    return found(**(options or {}))
+    try:
+        return found(**(options or {}))
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None and "unexpected" not in str(error):
+            raise  # of the constructor's own code
+        raise ConfigError(
+            "the adapter takes other options",
+            file=path,
+            expected="what the constructor of {} takes".format(name),
+            found="{}: {}".format(", ".join(sorted(options or {})) or "none", error),
+            next_step="correct `adapter_options` in the zoo entry",
+        ) from None

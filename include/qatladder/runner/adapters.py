@@ -1,4 +1,4 @@
-"""Ready halves of an adapter: models of PyTorch, as a state dict or as TorchScript. What is left to write is the data and the metric.
+"""Ready halves of an adapter: models as a state dict, TorchScript or ONNX. What is left to write is the data and the metric.
 
     class Lanes(TorchModule):
         metric, inputs, outputs = "iou", ("image",), ("mask",)
@@ -9,7 +9,8 @@
         def postprocess(self, outputs): ...
         def score(self, predictions, targets): ...
 
-Python 3.8 with numpy; torch, from 1.8 on, is imported where it is needed.
+Data sets: `qatladder.runner.datasets`; HAT: `qatladder.runner.hat`. Python 3.8 with numpy; torch, from 1.8 on, and onnxruntime are imported
+where they are needed.
 """
 
 from __future__ import annotations
@@ -73,6 +74,45 @@ class TorchScript(Adapter):
             ) from None
         module.eval()
         return as_model(module, self.inputs, self.outputs)
+
+
+class OnnxModel(Adapter):
+    """Artifacts are ONNX files, run by ONNX Runtime on the CPU. Inputs and outputs are called as the file calls them."""
+
+    def load(self, rung: str, artifact: Path) -> Model:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        try:
+            session = onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a class of its own per reason, none of them public
+            raise ArtifactError(
+                "the file is no ONNX model this environment's ONNX Runtime reads",
+                "export it again; an operator or opset it does not know is named",
+                file=artifact,
+                size="{} bytes".format(Path(artifact).stat().st_size),
+                found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            ) from None
+        taken, given = {item.name: item for item in session.get_inputs()}, [item.name for item in session.get_outputs()]
+
+        def run(tensors: Tensors) -> Tensors:
+            if sorted(tensors) != sorted(taken):
+                raise ConfigError("the model takes other inputs", expected=sorted(taken), found=sorted(tensors))
+            feed = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+            for name, array in feed.items():
+                fixed = [size for size in taken[name].shape]
+                if len(fixed) != array.ndim or any(isinstance(size, int) and size != have for size, have in zip(fixed, array.shape)):
+                    raise ConfigError(
+                        "the model takes another shape",
+                        "export it with this shape, or set `batch` of the adapter to the exported batch",
+                        input=name,
+                        expected=fixed,
+                        found=list(array.shape),
+                    )
+            return dict(zip(given, session.run(given, feed)))
+
+        return run
 
 
 def as_model(module: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Model:

@@ -8,7 +8,29 @@ from typing import Literal
 from qatladder.errors import ConfigError
 from qatladder.zoo.schema import MARCHES
 
-Kind = Literal["torch", "torchscript"]
+Kind = Literal["torch", "torchscript", "onnx", "hat"]
+"""What the checkpoints are."""
+
+Data = Literal["own", "folder", "coco"]
+"""What the data set is: something of the user's own, folders of pictures by class, or COCO's annotations."""
+
+_LOADERS = {
+    "torch": ("adapters", "TorchModule", "pt"),
+    "torchscript": ("adapters", "TorchScript", "pt"),
+    "onnx": ("adapters", "OnnxModel", "onnx"),
+    "hat": ("hat", "HatConfig", "pth.tar"),
+}
+"""Module, class and the artifacts' suffix."""
+
+_OPTIONS = {
+    "folder": "  root: /data/{name}          # <root>/evaluation/<class>/*.jpg (other folder names: `splits`)\n"
+    "  size: [224, 224]\n  resize: 256              # the shorter side, before the centre is cut out\n"
+    "  mean: [123.675, 116.28, 103.53]\n  scale: [0.01712475, 0.017507, 0.01742919]\n",
+    "coco": "  images: /data/{name}/val\n  annotations: /data/{name}/instances_val.json\n"
+    "  size: [224, 224]\n  letterbox: true\n"
+    "  mean: [123.675, 116.28, 103.53]\n  scale: [0.01712475, 0.017507, 0.01742919]\n",
+}
+_HAT_OPTION = "  config: /work/configs/{name}.py   # the HAT configuration\n"
 
 _ZOO = """# What all entries share.
 artifacts: $QATLADDER_HOME/zoo
@@ -22,7 +44,7 @@ model: {name}
 version: "1"
 owner: ""                    # who is told when the ladder breaks
 adapter: adapters/{file}.py:{cls}
-{environment}inputs:
+{options}{environment}inputs:
   - name: image              # as the exported model calls it
     shape: [1, 3, 224, 224]  # of the training tensor
     type_train: rgb          # what the float model was trained on: rgb, bgr, yuv444, gray, featuremap
@@ -31,7 +53,7 @@ adapter: adapters/{file}.py:{cls}
     mean: [123.675, 116.28, 103.53]   # exactly as in training, in the order of type_train
     scale: [0.01712475, 0.017507, 0.01742919]
 {outputs}artifacts:                   # below the artifact root of zoo.yaml
-{artifacts}metric: top1                 # the adapter's primary metric; higher is better
+{artifacts}metric: {metric}                 # the adapter's primary metric; higher is better
 gates:
   float: {{min: 0.7}}          # the lowest acceptable value
 {gates}samples: {{board: 24}}        # evaluated on the board
@@ -41,37 +63,39 @@ targets:
 {ptq}"""
 
 _ADAPTER = '''"""Adapter of {name}: its data, its preprocessing, its model, its metric."""
+{imports}
 
-from itertools import islice
+class {cls}({bases}):
+{attributes}
+{body}'''
 
-import numpy as np
-
-from qatladder.runner.adapter import Sample
-from qatladder.runner.adapters import {base}
-
-
-class {cls}({base}):
-    metric, inputs, outputs = "top1", ("image",), ("logits",)
-    batch = 1
-
+_OWN = '''
     def samples(self, split, limit=None):
         """`evaluation`{splits}: in a fixed order; pictures as uint8 RGB [H, W, 3] at the model's input size."""
         for picture, label in islice(self.dataset(split), limit):
-            yield Sample({{"image": picture}}, label)
+            yield Sample({{"{input}": picture}}, label)
 
     def dataset(self, split):
         raise NotImplementedError("yield (picture, label) pairs of your dataset")
 
     def preprocess(self, inputs):
         """Exactly what training does."""
-        values = (inputs["image"].astype(np.float32) - [123.675, 116.28, 103.53]) * [0.01712475, 0.017507, 0.01742919]
-        return {{"image": values.astype(np.float32).transpose(2, 0, 1)[None]}}
-{network}
+        values = (inputs["{input}"].astype(np.float32) - [123.675, 116.28, 103.53]) * [0.01712475, 0.017507, 0.01742919]
+        return {{"{input}": values.astype(np.float32).transpose(2, 0, 1)[None]}}
+'''
+
+_OWN_METRIC = """
     def postprocess(self, outputs):
         return int(outputs["logits"].argmax())
 
     def score(self, predictions, targets):
-        return {{"top1": float(np.mean(np.array(predictions) == np.array(targets)))}}
+        return {"top1": float(np.mean(np.array(predictions) == np.array(targets)))}
+"""
+
+_DECODE = '''
+    def decode(self, outputs):
+        """One picture's outputs to boxes [N, 4] (x1 y1 x2 y2 in pixels of the input), scores [N], class numbers [N]."""
+        raise NotImplementedError("decode the heads; qatladder.runner.datasets.nms suppresses what overlaps")
 '''
 
 _NETWORK = '''
@@ -81,7 +105,9 @@ _NETWORK = '''
 '''
 
 
-def scaffold(folder: Path, name: str, kind: Kind, toolchain: str, march: str, ptq: bool, environment: str) -> list[Path]:
+def scaffold(
+    folder: Path, name: str, kind: Kind, toolchain: str, march: str, ptq: bool, environment: str, data: Data = "own"
+) -> list[Path]:
     """Write `<name>.yaml`, `adapters/<name>.py` and, in a new zoo, `zoo.yaml`; never over a file that exists.
 
     Returns:
@@ -95,7 +121,8 @@ def scaffold(folder: Path, name: str, kind: Kind, toolchain: str, march: str, pt
     cls = "".join(part[:1].upper() + part[1:] for part in file.split("_") if part)
     int_model = toolchain == "openexplorer"
     rungs = ["float"] if ptq else ["float", "calib", "qat"]
-    suffix = "pt"
+    module, base, suffix = _LOADERS[kind]
+    options = _OPTIONS.get(data, "") + (_HAT_OPTION if kind == "hat" else "")
     artifacts = [f"  {rung}: {name}/{rung}.{suffix}\n" for rung in rungs]
     artifacts.append(
         f"  int: {name}/int.pt          # torch.jit.trace(convert_fx(qat_model), example)\n"
@@ -108,6 +135,8 @@ def scaffold(folder: Path, name: str, kind: Kind, toolchain: str, march: str, pt
             name=name,
             file=file,
             cls=cls,
+            options=f"adapter_options:\n{options.format(name=name)}" if options else "",
+            metric="mAP" if data == "coco" else "top1",
             environment=f"environment: {environment}\n" if environment else "",
             outputs="outputs: [logits]            # of the traced model, in order\n" if int_model else "",
             artifacts="".join(artifacts),
@@ -116,13 +145,7 @@ def scaffold(folder: Path, name: str, kind: Kind, toolchain: str, march: str, pt
             toolchain=toolchain,
             ptq="    ptq: {method: default, samples: 32}\n" if ptq else "",
         ),
-        folder / "adapters" / f"{file}.py": _ADAPTER.format(
-            name=name,
-            cls=cls,
-            base="TorchModule" if kind == "torch" else "TorchScript",
-            splits=" and `calibration`" if ptq else "",
-            network=_NETWORK if kind == "torch" else "",
-        ),
+        folder / "adapters" / f"{file}.py": _adapter(name, cls, (module, base), kind, data, ptq),
     }
     taken = [path for path in files if path.exists()]
     if taken:
@@ -134,3 +157,32 @@ def scaffold(folder: Path, name: str, kind: Kind, toolchain: str, march: str, pt
         with path.open("x", encoding="utf-8") as out:
             out.write(text)
     return list(files)
+
+
+def _adapter(name: str, cls: str, loader: tuple[str, str], kind: Kind, data: Data, ptq: bool) -> str:
+    """The adapter: what the ready halves leave to write."""
+    module, base = loader
+    halves = {"folder": "ImageFolder", "coco": "CocoDetection"}
+    imports = (
+        ["\nfrom itertools import islice\n\nimport numpy as np\n", "\nfrom qatladder.runner.adapter import Sample"]
+        if data == "own"
+        else [""]
+    )
+    if module == "adapters":
+        imports.append(f"\nfrom qatladder.runner.adapters import {base}")
+    if data != "own":
+        imports.append(f"\nfrom qatladder.runner.datasets import {halves[data]}")
+    if module == "hat":
+        imports.append(f"\nfrom qatladder.runner.hat import {base}")
+    attributes = []
+    if data == "own":
+        attributes.append('    metric = "top1"')
+    if kind != "onnx":
+        attributes.append('    inputs, outputs = ("image",), ("logits",)  # as the entry and this class call them, in order')
+    attributes.append("    batch = 1  # how many samples the model takes at once")
+    body = (_OWN.format(splits=" and `calibration`" if ptq else "", input="image") if data == "own" else "") + (
+        _NETWORK if kind == "torch" else ""
+    )
+    body += _DECODE if data == "coco" else _OWN_METRIC if data == "own" else ""
+    bases = base if data == "own" else f"{halves[data]}, {base}"
+    return _ADAPTER.format(name=name, imports="".join(imports) + "\n", cls=cls, bases=bases, attributes="\n".join(attributes), body=body)

@@ -143,3 +143,32 @@ def test_names_that_do_not_fit(trained: Two) -> None:
         run(adapters.as_model(trained, ("a", "b"), ("y",)))
     with pytest.raises(ConfigError, match="takes other inputs"):
         run(adapters.as_model(trained, ("a", "c"), ("y", "hidden")))
+
+
+class TestOnnx:
+    @pytest.fixture
+    def exported(self, trained: Two, tmp_path: Path) -> Path:
+        x = torch.zeros(4, 2)
+        torch.onnx.export(
+            trained, (x, x), str(tmp_path / "m.onnx"), input_names=["a", "b"], output_names=["y", "hidden"], opset_version=13, dynamo=False
+        )
+        return tmp_path / "m.onnx"
+
+    def test_an_onnx_file_answers_as_the_network(self, trained: Two, exported: Path) -> None:
+        found = run(adapters.OnnxModel().load("float", exported))
+        with torch.no_grad():
+            x = torch.arange(8.0).reshape(4, 2)
+            y, hidden = trained(-2 * x, x)
+        np.testing.assert_allclose(found["y"], y.numpy(), atol=1e-6)
+        np.testing.assert_allclose(found["hidden"], hidden.numpy(), atol=1e-6)
+
+    def test_what_is_no_model_or_another_shape_is_named(self, exported: Path, tmp_path: Path) -> None:
+        (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:100])
+        with pytest.raises(ArtifactError, match="no ONNX model"):
+            adapters.OnnxModel().load("float", tmp_path / "cut.onnx")
+        model = adapters.OnnxModel().load("float", exported)
+        with pytest.raises(ConfigError, match="other inputs"):
+            model({"a": np.zeros((4, 2), np.float32)})
+        with pytest.raises(ConfigError, match="another shape") as caught:
+            model({name: np.zeros((1, 2), np.float32) for name in "ab"})
+        assert (caught.value.where["expected"], caught.value.where["found"]) == ("[4, 2]", "[1, 2]")

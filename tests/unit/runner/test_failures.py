@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qatladder.errors import BrokenError, RunnerError
+from qatladder.errors import BrokenError, ConfigError, RunnerError
 from qatladder.runner import failures
 from qatladder.runner.client import Environment, run_job
 
@@ -102,11 +102,16 @@ def test_a_name_its_own_module_does_not_have_is_the_models_fault(tmp_path: Path)
         evaluate(tmp_path, top="from backbone import Bacbone")
 
 
+def test_an_option_the_adapter_does_not_take_is_the_entrys_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes other options") as caught:
+        evaluate(tmp_path, change=("", ""), wdith=3)
+    assert "wdith" in caught.value.where["found"]
+
+
 @pytest.mark.parametrize(
     ("change", "options", "match"),
     [
         (("class Toy", "class Toy:::"), {}, "SyntaxError"),
-        (("", ""), {"wdith": 3}, "wdith"),
         (("return lambda tensors: tensors", "return None"), {}, "not callable"),
         (("return {'accuracy': 1.0}".replace("'", '"'), "return 1.0"), {}, "items"),
         (("def score", "def scoer"), {}, "NotImplementedError"),

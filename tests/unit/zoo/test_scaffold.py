@@ -24,13 +24,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "zoo"
 
 
-@pytest.mark.parametrize("kind", ["torch", "torchscript"])
+@pytest.mark.parametrize("data", ["own", "folder", "coco"])
+@pytest.mark.parametrize("kind", ["torch", "torchscript", "onnx", "hat"])
 @pytest.mark.parametrize(
     ("toolchain", "march", "ptq"),
     [("hmct", "bayes-e", False), ("hmct", "bernoulli2", True), ("openexplorer", "bayes", False), ("nash", "nash-m", False)],
 )
-def test_every_kind_reads_and_lint_says_what_is_missing(kind: str, toolchain: str, march: str, ptq: bool, folder: Path) -> None:
-    arguments = ["zoo", "new", "lane-net.v2", "--kind", kind, "--toolchain", toolchain, "--march", march, *(["--ptq"] if ptq else [])]
+def test_every_kind_reads_and_lint_says_what_is_missing(kind: str, data: str, toolchain: str, march: str, ptq: bool, folder: Path) -> None:
+    arguments = [
+        "zoo",
+        "new",
+        "lane-net.v2",
+        "--kind",
+        kind,
+        "--data",
+        data,
+        "--toolchain",
+        toolchain,
+        "--march",
+        march,
+        *(["--ptq"] if ptq else []),
+    ]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "qatladder zoo lint lane-net.v2" in done.output
@@ -38,14 +52,15 @@ def test_every_kind_reads_and_lint_says_what_is_missing(kind: str, toolchain: st
     assert not zoo.problems
     (entry,) = zoo.entries.values()
     assert (entry.targets[0].toolchain, entry.targets[0].march, entry.targets[0].ptq is not None) == (toolchain, march, ptq)
-    adapter = load_adapter(zoo.adapter(entry))
+    adapter = load_adapter(zoo.adapter(entry), entry.adapter_options)
     assert (type(adapter).__name__, adapter.metric) == ("LaneNetV2", entry.metric)
     lines = [line for line in Path(zoo.adapter(entry).rpartition(":")[0]).read_text().splitlines() if line.strip()]
     assert len(lines) <= 40
     problems = lint_entry(zoo, entry)
     source = "int" if toolchain == "openexplorer" else "onnx"
     assert any(problem.startswith(f"artifacts.{source}: ") and "does not exist" in problem for problem in problems)
-    assert any("yield (picture, label) pairs" in problem for problem in problems)
+    missing = {"own": "yield (picture, label) pairs", "folder": "no folder of classes", "coco": "cannot be read as COCO"}
+    assert any(missing[data] in problem for problem in problems)
     rungs = {"float"} if ptq else {"float", "calib", "qat"}
     assert {problem.split(":")[0] for problem in problems} == {f"artifacts.{which}" for which in {*rungs, source}} | {"adapter.samples"}
 

@@ -73,3 +73,14 @@ def perf_model(
         return None
     subprocess.run(["hbdk-perf", hbm, "-o", out_dir], check=True, stdout=subprocess.DEVNULL)
     return {"hbm": shutil.which("hbdk-perf")}
+
+
+class FakeQuantState:
+    CALIBRATION, QAT, VALIDATION = "calibration", "qat", "validation"
+
+
+def set_fake_quantize(model, state):
+    """Tell every fake-quantised module to observe (calibration, qat) or to quantise with what it knows (validation)."""
+    for module in model.modules():
+        if hasattr(module, "state"):
+            module.state = "validate" if state == FakeQuantState.VALIDATION else "observe"
