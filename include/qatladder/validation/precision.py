@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tarfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from qatladder.errors import QATLadderError
-from qatladder.ladder import Rung
+from qatladder.ladder import Evidence, Rung
 from qatladder.reports.precision import precision_html
 from qatladder.validation.ask import Answer
 from qatladder.validation.context import Context
@@ -40,12 +42,46 @@ def hand_over(context: Context, answer: Answer) -> Answer:
         context.store.put_bytes(_json(found), "precision.json"),
         context.store.put_bytes(_csv(found["layers"]), "precision_layers.csv"),
     ]
+    evidence += _vendors_own(context)
     return replace(
         answer,
         reason=f"{answer.reason}; {text}",
         values={**answer.values, "precision": found["cause"], "precision_layer": found["layer"], "precision_detail": found["detail"]},
         evidence=[*answer.evidence, *evidence],
     )
+
+
+def _vendors_own(context: Context) -> list[Evidence]:
+    """What the vendor's precision tool writes about the same models, as one archive; empty where the environment has none."""
+    folder = context.folder / "precision"
+    try:
+        found = context.model_job("analyse", {**_models(context), "out": str(folder / "vendor")}, "precision_vendor", module="plugin_debug")
+    except QATLadderError as error:
+        context.log(f"the vendor's precision tool cannot be run: {error}")
+        return []
+    if found is None:
+        return []
+    context.facts["precision_tool"] = {"tool": found["tool"], "files": len(found["files"]), "problem": found["problem"]}
+    if found["problem"]:
+        context.log(f"{found['tool']} of the environment's plugin did not finish: {found['problem']}")
+    if not found["files"]:
+        return []
+    archive = folder / "vendor.tar"
+    with tarfile.open(archive, "w") as tar:
+        for file in found["files"]:
+            tar.add(file, str(Path(found["tool"]) / Path(file).relative_to(folder / "vendor")))
+    return [context.store.put(archive, f"{found['tool']}.tar")]
+
+
+def _models(context: Context) -> dict[str, Any]:
+    """The two models and the tensors to compare them on, as `compare_precision` left them."""
+    tensors = json.loads((context.folder / "precision" / "tensors.json").read_text(encoding="utf-8"))
+    return {
+        "rung": str(context.rung),
+        "artifact": str(context.artifact(str(context.rung))),
+        "float_artifact": str(context.artifact(str(Rung.FLOAT))),
+        "tensors": tensors,
+    }
 
 
 def compare_precision(context: Context) -> dict[str, Any]:
@@ -57,17 +93,8 @@ def compare_precision(context: Context) -> dict[str, Any]:
         "precision_samples",
     )
     made = context.model_job("preprocess", {"inputs": exported["inputs"], "out": str(folder / "tensors")}, "precision_preprocess")
-    found: dict[str, Any] = context.model_job(
-        "precision",
-        {
-            "rung": str(context.rung),
-            "artifact": str(context.artifact(str(context.rung))),
-            "float_artifact": str(context.artifact(str(Rung.FLOAT))),
-            "tensors": made["tensors"],
-        },
-        "precision_job",
-        module="debug",
-    )
+    (folder / "tensors.json").write_text(json.dumps(made["tensors"]), encoding="utf-8")
+    found: dict[str, Any] = context.model_job("precision", _models(context), "precision_job", module="debug")
     return found
 
 
