@@ -27,6 +27,7 @@ from qatladder.ladder import LadderResult, Verdict
 
 if TYPE_CHECKING:
     from qatladder.boards.fleet import BoardSpec
+    from qatladder.history import History
     from qatladder.validation.fleet import Checked
 
 BROKEN = 2
@@ -57,6 +58,93 @@ def fleet_app() -> None:
 
 
 app.add_command(fleet_app, "board")
+
+
+@app.group("history")
+def history_app() -> None:
+    """Ask what every check answered, night by night."""
+
+
+def _history() -> History:
+    from qatladder.evidence import open_store
+    from qatladder.history import History
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    return History(open_store(settings), settings.home / "history").refresh()
+
+
+@history_app.command("zoo")
+@click.option("--nights", default=30, show_default=True, help="How far to look back.")
+@json_option
+def history_zoo(nights: int, as_json: bool) -> None:
+    """Every ladder's newest verdict, and when it last shipped."""
+    rows = _history().zoo(nights)
+    if as_json:
+        print(json.dumps(rows, indent=1, default=str))
+        return
+    print(f"{'MODEL':<20} {'VERSION':<10} {'TARGET':<10} {'VERDICT':<10} {'RUNS':>5}  {'NEWEST':<16} LAST SHIPPED")
+    for row in rows:
+        shipped = f"{row['shipped']:%Y-%m-%d %H:%M}" if row["shipped"] else "never"
+        name = f"{row['model']:<20} {row['version']:<10} {row['target']:<10}"
+        print(f"{name} {row['verdict']:<10} {row['nights']:>5}  {row['time']:%Y-%m-%d %H:%M} {shipped}")
+
+
+@history_app.command("show")
+@click.argument("model")
+@click.option("--target", help="Only this target.")
+@click.option("--nights", default=14, show_default=True, help="How many runs.")
+@json_option
+def history_show(model: str, target: str | None, nights: int, as_json: bool) -> None:
+    """A model's checks over its last runs: one letter per run, oldest first, and the newest measurement.
+
+    P passed, F failed, B broken, U unprovable, s skipped.
+    """
+    rows = _history().ladder(model, target, nights)
+    if not rows:
+        raise ConfigError(
+            "the history has no such model",
+            found=model,
+            next_step="`qatladder history zoo` lists them; `qatladder history rebuild` reads old runs",
+        )
+    if as_json:
+        print(json.dumps(rows, indent=1, default=str))
+        return
+    ladders: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        ladders.setdefault((row["model"], row["version"], row["target"]), {}).setdefault(row["check_id"], []).append(row)
+    from qatladder.ladder.checks import check_ids
+
+    for (name, version, on), checks in ladders.items():
+        print(f"{name} {version} @ {on}")
+        for check_id in [check for check in check_ids() if check in checks]:
+            letters = "".join(row["status"][0] if row["status"] == "skipped" else row["status"][0].upper() for row in checks[check_id])
+            last = checks[check_id][-1]
+            print(f"  {check_id:<18} {letters:<{nights}}  {last['measured'] or last['reason']}")
+
+
+@history_app.command("compact")
+def history_compact() -> None:
+    """Put every closed month into one file."""
+    import datetime
+
+    from qatladder.evidence import open_store
+    from qatladder.history.facts import compact
+    from qatladder.settings import load_settings
+
+    for key in compact(open_store(load_settings()), f"{datetime.datetime.now(datetime.UTC):%Y-%m}"):
+        print(key)
+
+
+@history_app.command("rebuild")
+def history_rebuild() -> None:
+    """Write the facts of runs that have none, from their reports."""
+    from qatladder.evidence import open_store
+    from qatladder.history.facts import rebuild
+    from qatladder.settings import load_settings
+
+    for run in rebuild(open_store(load_settings())):
+        print(run)
 
 
 @app.group("env")

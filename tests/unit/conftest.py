@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.stores import servers, store
 from tests.unit.toy import ToyZoo
+
+__all__ = ["servers", "store", "toy_zoo"]
 
 
 @pytest.fixture

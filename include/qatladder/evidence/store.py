@@ -4,6 +4,7 @@
     runs/<run>/<ladder>/<rung>.json   what a rung answered
     runs/<run>/report.html, report.json
     runs/<run>/manifest.json          written last: a run without it is not whole
+    history/facts/<month>/...         what every check answered, for `qatladder.history`
 
 Everything is written to a temporary name and moved into place (S3 writes are atomic by themselves), so an interrupted
 write is never taken for a file.
@@ -161,6 +162,18 @@ class Store(ABC):
     def delete_run_file(self, run_id: str, name: str) -> None:
         """Remove a named file of a run; nothing happens when it is not there."""
         self._delete(self._run_key(run_id, name))
+
+    def write_key(self, key: str, path: Path) -> None:
+        """Write a file under a key of its own, replacing an older one: whole or not at all."""
+        self._upload(key, path)
+
+    def fetch_key(self, key: str, path: Path) -> None:
+        """Bring the file under a key to `path`; raises FileNotFoundError."""
+        self._download(key, path)
+
+    def delete_key(self, key: str) -> None:
+        """Remove the file under a key; nothing happens when it is not there."""
+        self._delete(key)
 
     def run_files(self, run_id: str, folder: str) -> list[str]:
         """Names of the files of a run below a folder, sorted, relative to it."""

@@ -316,6 +316,8 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     Returns:
         `report_json` and `report_html` (URIs), `verdicts` and `counts`.
     """
+    from qatladder.history import facts_of, write_facts  # pyarrow and duckdb: 0.3 s that no rung needs
+
     settings = load_settings()
     store = open_store(settings)
     results = [finish_ladder(ladder, run_id) for ladder in ladders]
@@ -331,7 +333,10 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     report = report_json(results, run)
     json_uri = store.write_run_file(run_id, "report.json", _json(report))
     html_uri = store.write_run_file(run_id, "report.html", report_html(report).encode())
-    store.write_run_file(run_id, "manifest.json", _json(_manifest(run, results, store)))
+    try:
+        write_facts(store, facts_of(results, run), run)
+    finally:  # the run is whole without its facts: `qatladder history rebuild` makes them from it
+        store.write_run_file(run_id, "manifest.json", _json(_manifest(run, results, store)))
     verdicts = [
         {
             "model": result.model,
