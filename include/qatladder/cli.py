@@ -147,6 +147,27 @@ def history_rebuild() -> None:
         print(run)
 
 
+@app.group("evidence")
+def evidence_app() -> None:
+    """Look after the object store."""
+
+
+@evidence_app.command("sweep")
+@click.option("--keep", "keep_nights", default=30, show_default=True, help="Newest days with runs that stay whole.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; say what would go.")
+def evidence_sweep(keep_nights: int, dry_run: bool) -> None:
+    """Let old nights go: never a finding, a ladder's last ship, or what those refer to."""
+    import time
+
+    from qatladder.evidence import open_store
+    from qatladder.evidence.retention import sweep
+    from qatladder.settings import load_settings
+
+    kept = sweep(open_store(load_settings()), keep_nights, time.time(), dry_run, lambda line: print(line))
+    for run, reason in kept.runs.items():
+        print(f"  {run} stays: {reason}")
+
+
 @app.group("env")
 def env_app() -> None:
     """Look at the environments models and toolchains run in."""

@@ -136,6 +136,37 @@ def summarise(planned: Mapping[str, Sequence[Ladder]] | None, context: Mapping[s
     return {key: summary[key] for key in ("report_json", "report_html", "verdicts", "counts")}
 
 
+def retention(params: Mapping[str, Any]) -> dict[str, int]:
+    """Let old nights go; what goes is in the log.
+
+    Args:
+        params: `keep_nights`, `dry_run`.
+    """
+    import time
+
+    from qatladder.evidence import open_store
+    from qatladder.evidence.retention import sweep
+    from qatladder.settings import load_settings
+
+    with airflow_errors():
+        kept = sweep(open_store(load_settings()), int(params["keep_nights"]), time.time(), bool(params["dry_run"]), say)
+    return {"stay": len(kept.runs), "go": len(kept.gone), "objects": len(kept.objects), "bytes": kept.bytes}
+
+
+def compact_history() -> list[str]:
+    """Put every closed month of facts into one file; returns their keys."""
+    import datetime
+
+    from qatladder.evidence import open_store
+    from qatladder.history.facts import compact
+    from qatladder.settings import load_settings
+
+    with airflow_errors():
+        written = compact(open_store(load_settings()), f"{datetime.datetime.now(datetime.UTC):%Y-%m}")
+    say("\n".join(written) or "no closed month has more than one file")
+    return written
+
+
 def run_key_of(context: Mapping[str, Any]) -> str:
     """The object store's name of the running DAG run."""
     return run_key(context["dag_run"].dag_id, context["dag_run"].run_id)

@@ -12,14 +12,18 @@ write is never taken for a file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,15 @@ def sha256_file(path: Path) -> tuple[str, int]:
             digest.update(block)
             size += len(block)
     return digest.hexdigest(), size
+
+
+@dataclass(frozen=True)
+class Item:
+    """What the store has under a key: bytes, and seconds since 1970 of its last write or use."""
+
+    key: str
+    size: int
+    modified: float
 
 
 class Store(ABC):
@@ -69,14 +82,24 @@ class Store(ABC):
         """Remove the object; nothing happens when it is not there."""
 
     @abstractmethod
+    def items(self, prefix: str) -> Iterator[Item]:
+        """All that is below a prefix that ends with a slash; of a key, what is there."""
+
+    @abstractmethod
+    def _touch(self, key: str) -> None:
+        """Make an object as young as one that was stored now; nothing happens when it is not there."""
+
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below a prefix that ends with a slash."""
+        return (item.key for item in self.items(prefix))
 
     def put(self, path: Path, name: str | None = None) -> Evidence:
         """Store a file by its content. Storing the same bytes again costs only the hash."""
         name = name or path.name
         digest, size = sha256_file(path)
         key = self._object_key(digest, name)
+        if self._exists(key):
+            self._touch(key)  # so that retention, which may run at this moment, takes it for needed
         if not self._exists(key):
             self._upload(key, path)
         return Evidence(name=name, sha256=digest, size=size, uri=self.uri(key))
@@ -154,10 +177,11 @@ class Store(ABC):
 
     def read_run_file(self, run_id: str, name: str) -> bytes:
         """The bytes of a named file of a run; raises FileNotFoundError."""
-        with tempfile.TemporaryDirectory(prefix="qatladder-") as folder:
-            path = Path(folder) / "file"
-            self._download(self._run_key(run_id, name), path)
-            return path.read_bytes()
+        return self.read_key(self._run_key(run_id, name))
+
+    def touch_run_file(self, run_id: str, name: str) -> None:
+        """Say that a named file of a run is still needed; retention goes by it."""
+        self._touch(self._run_key(run_id, name))
 
     def delete_run_file(self, run_id: str, name: str) -> None:
         """Remove a named file of a run; nothing happens when it is not there."""
@@ -170,6 +194,12 @@ class Store(ABC):
     def fetch_key(self, key: str, path: Path) -> None:
         """Bring the file under a key to `path`; raises FileNotFoundError."""
         self._download(key, path)
+
+    def read_key(self, key: str) -> bytes:
+        """The bytes under a key; raises FileNotFoundError."""
+        with tempfile.TemporaryDirectory(prefix="qatladder-") as folder:
+            self._download(key, Path(folder) / "file")
+            return (Path(folder) / "file").read_bytes()
 
     def delete_key(self, key: str) -> None:
         """Remove the file under a key; nothing happens when it is not there."""
@@ -239,10 +269,21 @@ class FolderStore(Store):
     def _delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        for path in sorted((self.root / prefix).rglob("*")):
-            if path.is_file() and not path.name.startswith(".part-"):
-                yield path.relative_to(self.root).as_posix()
+    def items(self, prefix: str) -> Iterator[Item]:
+        place = self.root / prefix
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
+            if path.name.startswith(".part-"):
+                continue
+            try:
+                found = path.stat()
+            except FileNotFoundError:  # removed while this looks
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield Item(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+
+    def _touch(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.root / key)
 
 
 class S3Store(Store):
@@ -303,14 +344,31 @@ class S3Store(Store):
         except Exception as error:
             raise self._broken(key, error) from error
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def items(self, prefix: str) -> Iterator[Item]:
         start = len(self._key(""))
         try:
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix)):
                 for item in page.get("Contents", []):
-                    yield item["Key"][start:]
+                    yield Item(item["Key"][start:], item["Size"], item["LastModified"].timestamp())
         except Exception as error:
             raise self._broken(prefix, error) from error
+
+    def _touch(self, key: str) -> None:
+        """S3 has no other way than to copy an object onto itself; only done when it is older than a day."""
+        from botocore.exceptions import ClientError
+
+        name = self._key(key)
+        try:
+            found = self._client.head_object(Bucket=self.bucket, Key=name)
+            if time.time() - found["LastModified"].timestamp() < 86400:
+                return
+            extra = {"MetadataDirective": "REPLACE", "Metadata": {"used": str(int(time.time()))}}
+            self._client.copy({"Bucket": self.bucket, "Key": name}, self.bucket, name, ExtraArgs=extra)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "NotFound"):
+                raise self._broken(key, error) from error
+        except Exception as error:
+            raise self._broken(key, error) from error
 
     def _broken(self, key: str, error: Exception) -> BrokenError:
         return BrokenError(

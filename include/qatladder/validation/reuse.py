@@ -94,6 +94,7 @@ def _carried_over(context: Context, key: str) -> tuple[Conversion, Origin] | Non
             context.store.discard(evidence)
             return None
     origin = Origin(key, record["run_id"], record["time"])
+    context.store.touch_run_file(RECORDS, f"{key}.json")
     context.log(str(origin))
     return Conversion(products, record["identity"], record["versions"], _int_model(record["model"])), origin
 

@@ -123,7 +123,7 @@ def test_the_sweep_is_nightly_and_alone(sweep):
     assert load("validate_model").schedule is None
 
 
-@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health"])
+@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health", "housekeeping"])
 def test_dags_are_documented_tagged_and_owned(name):
     dag = load(name)
     assert "ladder" in dag.doc_md
