@@ -5,6 +5,9 @@ QATLADDER_ZOO            zoo folder; default: <project>/include/zoo
 QATLADDER_FLEET          fleet file; default: <zoo>/fleet.yaml
 QATLADDER_STORE          object store: a folder or s3://bucket/prefix; default: <home>/evidence
 QATLADDER_S3_ENDPOINT    endpoint of an S3-compatible server, when the store is s3://
+QATLADDER_S3_CONNECTION  Airflow connection with its credentials; default: boto3's usual chain (AWS_...)
+QATLADDER_S3_ENCRYPTION  encryption the server applies: AES256 or aws:kms; default: the bucket's own
+QATLADDER_S3_KMS_KEY     key for aws:kms; default: the account's
 QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
 QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
 QATLADDER_ALERTS         comma-separated apprise URLs; default: a file in <home>/alerts
@@ -28,6 +31,9 @@ class Settings:
     fleet: Path
     store: str
     s3_endpoint: str | None
+    s3_connection: str | None
+    s3_encryption: str | None
+    s3_kms_key: str | None
     vendor: bool
     vendor_python: Path
     alerts: tuple[str, ...]
@@ -49,6 +55,9 @@ def load_settings() -> Settings:
         fleet=Path(get("QATLADDER_FLEET") or zoo / "fleet.yaml").expanduser().resolve(),
         store=get("QATLADDER_STORE") or str(home / "evidence"),
         s3_endpoint=get("QATLADDER_S3_ENDPOINT") or None,
+        s3_connection=get("QATLADDER_S3_CONNECTION") or None,
+        s3_encryption=get("QATLADDER_S3_ENCRYPTION") or None,
+        s3_kms_key=get("QATLADDER_S3_KMS_KEY") or None,
         vendor=get("QATLADDER_VENDOR", "1") != "0",
         vendor_python=Path(get("QATLADDER_VENDOR_PYTHON") or PROJECT / ".venv-vendor" / "bin" / "python").expanduser(),
         alerts=tuple(url.strip() for url in get("QATLADDER_ALERTS", "").split(",") if url.strip()),

@@ -5,6 +5,7 @@
     tasks.py        what each task does
     states.py       a rung's answer as an Airflow task state
     fleet.py        pools and connections follow the fleet; what a health task does
+    s3.py           the object store's credentials from an Airflow connection
     ssh.py          boards through Airflow's SSH connections, host keys always checked
     notifier.py     who is told, and when
     environment.py  Airflow's settings and the command of every service, natively and in containers
@@ -16,3 +17,8 @@
 Importing any of the modules a DAG file needs costs milliseconds beyond `airflow.sdk`: everything heavy is imported
 inside the tasks.
 """
+
+from qatladder.airflow.s3 import s3_connection
+from qatladder.evidence import store
+
+store.connections = s3_connection

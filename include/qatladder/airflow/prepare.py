@@ -20,6 +20,7 @@ from pathlib import Path
 from qatladder.airflow.fleet import sync_pools
 from qatladder.airflow.names import board_slots
 from qatladder.errors import BrokenError
+from qatladder.evidence.store import s3_access
 from qatladder.settings import Settings, load_settings
 
 OUR_DAGS = ("nightly_sweep", "validate_model", "board_health")
@@ -47,14 +48,13 @@ def make_bucket(settings: Settings) -> None:
     Raises:
         BrokenError: the S3 server cannot be reached or refuses us.
     """
-    if not settings.store.startswith("s3://"):
-        return
-    import boto3
+    if not settings.store.startswith("s3://") or settings.s3_connection:
+        return  # with a connection of Airflow's, which may be in the database yet to be made, the bucket is there
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket = settings.store.removeprefix("s3://").partition("/")[0]
     try:
-        client = boto3.client("s3", endpoint_url=settings.s3_endpoint)
+        client = s3_access(settings).client()
         if bucket not in {item["Name"] for item in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=bucket)
     except ClientError as error:

@@ -22,14 +22,17 @@ import stat
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.ladder import Evidence
 from qatladder.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.+=:@-]")
 
@@ -286,20 +289,56 @@ class FolderStore(Store):
             os.utime(self.root / key)
 
 
-class S3Store(Store):
-    """The object store as an S3 bucket and prefix (boto3; credentials from boto3's usual chain)."""
+@dataclass(frozen=True)
+class S3Access:
+    """Where an S3 server is and how to be let in; what is None comes from boto3's usual chain."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
+    endpoint: str | None = None
+    region: str | None = None
+    key: str | None = None
+    secret: str | None = None
+    token: str | None = None
+
+    def client(self) -> S3Client:
+        """A client that repeats what fails on the way (5 times, with pauses) and never waits for ever."""
         import boto3
         from botocore.config import Config
 
+        session = boto3.session.Session(
+            aws_access_key_id=self.key, aws_secret_access_key=self.secret, aws_session_token=self.token, region_name=self.region
+        )
+        config = Config(retries={"max_attempts": 5, "mode": "standard"}, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
+        return session.client("s3", endpoint_url=self.endpoint, config=config)
+
+
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+
+connections: Callable[[str], S3Access] | None = None
+"""Looks up QATLADDER_S3_CONNECTION; `qatladder.airflow` sets it, because only Airflow knows its connections."""
+
+
+class S3Store(Store):
+    """The object store as an S3 bucket and prefix. Large files go in parts, several at once; boto3 sends a checksum with each.
+
+    Args:
+        encryption: `AES256` or `aws:kms`, applied by the server; None: the bucket's own.
+        kms_key: for `aws:kms`; None: the account's.
+    """
+
+    def __init__(
+        self, bucket: str, prefix: str, access: S3Access | str | None, encryption: str | None = None, kms_key: str | None = None
+    ) -> None:
+        from boto3.s3.transfer import TransferConfig
+
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        self._client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            config=Config(retries={"max_attempts": 5, "mode": "standard"}, connect_timeout=10, read_timeout=60),
-        )
+        self._client = (access if isinstance(access, S3Access) else S3Access(access)).client()
+        self._transfer = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+        self._extra: dict[str, Any] = {}
+        if encryption:
+            self._extra["ServerSideEncryption"] = encryption
+        if kms_key:
+            self._extra["SSEKMSKeyId"] = kms_key
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -322,7 +361,7 @@ class S3Store(Store):
 
     def _upload(self, key: str, path: Path) -> None:
         try:
-            self._client.upload_file(str(path), self.bucket, self._key(key))
+            self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=self._extra, Config=self._transfer)
         except Exception as error:
             raise self._broken(key, error) from error
 
@@ -330,7 +369,7 @@ class S3Store(Store):
         from botocore.exceptions import ClientError
 
         try:
-            self._client.download_file(self.bucket, self._key(key), str(path))
+            self._client.download_file(self.bucket, self._key(key), str(path), Config=self._transfer)
         except ClientError as error:
             if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                 raise FileNotFoundError(self.uri(key)) from error
@@ -362,7 +401,7 @@ class S3Store(Store):
             found = self._client.head_object(Bucket=self.bucket, Key=name)
             if time.time() - found["LastModified"].timestamp() < 86400:
                 return
-            extra = {"MetadataDirective": "REPLACE", "Metadata": {"used": str(int(time.time()))}}
+            extra = {"MetadataDirective": "REPLACE", "Metadata": {"used": str(int(time.time()))}, **self._extra}
             self._client.copy({"Bucket": self.bucket, "Key": name}, self.bucket, name, ExtraArgs=extra)
         except ClientError as error:
             if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "NotFound"):
@@ -388,5 +427,23 @@ def open_store(settings: Settings) -> Store:
             raise ConfigError(
                 "the store names no bucket", found=settings.store, expected="s3://bucket/prefix", next_step="set QATLADDER_STORE"
             )
-        return S3Store(bucket, prefix, settings.s3_endpoint)
+        return S3Store(bucket, prefix, s3_access(settings), settings.s3_encryption, settings.s3_kms_key)
     return FolderStore(Path(settings.store).expanduser())
+
+
+def s3_access(settings: Settings) -> S3Access:
+    """How the configured S3 server is reached.
+
+    Raises:
+        ConfigError: credentials are in an Airflow connection, and this is not Airflow.
+    """
+    if settings.s3_connection is None:
+        return S3Access(settings.s3_endpoint)
+    if connections is None:
+        raise ConfigError(
+            "the credentials of the object store are in an Airflow connection, which only Airflow can read",
+            found=f"QATLADDER_S3_CONNECTION={settings.s3_connection}",
+            next_step="on the command line unset it and give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    found = connections(settings.s3_connection)
+    return replace(found, endpoint=settings.s3_endpoint or found.endpoint)

@@ -58,6 +58,15 @@ class Adapter:
     metric = "accuracy"
     batch = 1
 
+    def __init__(self, **others: Any) -> None:
+        if others:
+            raise ConfigError(
+                "the adapter takes no such option",
+                found=", ".join(sorted(others)),
+                next_step="correct `adapter_options` in the zoo entry",
+                adapter=type(self).__name__,
+            )
+
     def samples(self, split: str, limit: Optional[int] = None) -> Iterator[Sample]:
         """Yield the samples of a split (`evaluation`, `calibration`) in a fixed order, at most `limit` of them."""
         raise NotImplementedError
@@ -100,6 +109,7 @@ def load_adapter(reference: Union[str, Path], options: Optional[Dict[str, Any]] 
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not isinstance(found, type) or not issubclass(found, Adapter):

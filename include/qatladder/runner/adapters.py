@@ -15,10 +15,11 @@ where they are needed.
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -64,8 +65,20 @@ class TorchScript(Adapter):
         import torch
 
         try:
+            import horizon_plugin_pytorch  # type: ignore[import-not-found]  # noqa: F401
+        except ImportError:
+            pass
+        try:
             module = torch.jit.load(str(artifact), map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as error:
+            unknown = next((line.strip() for line in str(error).splitlines() if "Unknown builtin op" in line), "")
+            if unknown:
+                raise ArtifactError(
+                    "the model uses an operator this environment does not have",
+                    "run it in the environment it was traced in, with the plugin of that version",
+                    file=artifact,
+                    found=unknown,
+                ) from None
             raise ArtifactError(
                 "the file is no TorchScript model: truncated, or saved by torch.save",
                 "save it with torch.jit.save(torch.jit.trace(model.eval(), example), file)",
@@ -131,6 +144,8 @@ def as_model(module: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Mode
             answer = module(*[torch.from_numpy(np.ascontiguousarray(tensors[name])) for name in inputs])
         if isinstance(answer, dict) and not outputs:
             return {name: value.numpy() for name, value in answer.items()}
+        if isinstance(answer, dict) and set(answer) == set(outputs):
+            return {name: answer[name].numpy() for name in outputs}
         values = list(answer.values()) if isinstance(answer, dict) else list(answer) if isinstance(answer, (tuple, list)) else [answer]
         if len(values) != len(outputs):
             raise ConfigError(
@@ -159,20 +174,16 @@ def read_weights(artifact: Path) -> Dict[str, Any]:
             checkpoint = torch.load(str(artifact), map_location="cpu", pickle_module=_Restricted)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error))
+        if named is None:
+            raise _unreadable(artifact, error) from None
         raise ArtifactError(
             "the checkpoint holds more than weights: pickled code, which is never run here",
             "save the weights alone: torch.save(model.state_dict(), file)",
             file=artifact,
-            found=named.group(1) if named else (str(error).splitlines() or ["?"])[0],
+            found=named.group(1),
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            "the checkpoint cannot be read: truncated, or no file of torch.save",
-            "save it again",
-            file=artifact,
-            size="{} bytes".format(Path(artifact).stat().st_size),
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
-        ) from None
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise _unreadable(artifact, error) from None
     for key in NESTED:
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
@@ -182,7 +193,19 @@ def read_weights(artifact: Path) -> Dict[str, Any]:
         raise ArtifactError(
             "the checkpoint holds no state dict", expected="tensors by name, or below " + ", ".join(NESTED), file=artifact, found=found
         )
-    return {name[7:] if name.startswith("module.") else name: value for name, value in checkpoint.items()}
+    return checkpoint
+
+
+def _unreadable(artifact: Path, error: Exception) -> ArtifactError:
+    start = Path(artifact).read_bytes()[:40]
+    what = "a pointer of Git LFS: fetch the file itself (git lfs pull)" if start.startswith(b"version https://git-lfs") else ""
+    return ArtifactError(
+        "the checkpoint cannot be read: truncated, or no file of torch.save",
+        "save it again",
+        file=artifact,
+        size="{} bytes".format(Path(artifact).stat().st_size),
+        found=what or "{}: {}".format(type(error).__name__, (str(error).strip().splitlines() or ["?"])[0]),
+    )
 
 
 def fill(network: Any, weights: Dict[str, Any], artifact: Path) -> None:
@@ -192,23 +215,30 @@ def fill(network: Any, weights: Dict[str, Any], artifact: Path) -> None:
         ArtifactError: names what is missing, unexpected, or of another shape.
     """
     wanted = network.state_dict()
-    problems = {
+    prefix = "module."  # of DataParallel
+    if all(name.startswith(prefix) for name in weights) and not any(name.startswith(prefix) for name in wanted):
+        weights = {name[len(prefix) :]: value for name, value in weights.items()}
+    problems: Dict[str, List[str]] = {
         "missing": sorted(wanted.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - wanted.keys()),
-        "other shape": [
-            "{} {} instead of {}".format(name, list(weights[name].shape), list(wanted[name].shape))
-            for name in sorted(wanted.keys() & weights.keys())
-            if hasattr(weights[name], "shape") and tuple(weights[name].shape) != tuple(wanted[name].shape)
-        ],
     }
-    if any(problems.values()):
-        raise ArtifactError(
-            "the checkpoint is not of this network",
-            "is it the checkpoint of this rung and version? calib and qat networks have fake-quantisation, float ones have none",
-            file=artifact,
-            **{kind: _some(names) for kind, names in problems.items() if names},
-        )
-    network.load_state_dict(weights)
+    try:
+        network.load_state_dict(weights, strict=False)
+        problems["other shape"] = []
+    except RuntimeError as error:  # which shapes fit is the modules' own business: observers take another than they have
+        problems["other shape"] = [
+            "{} {} instead of {}".format(name, list(weights[name].shape), list(wanted[name].shape))
+            for name in sorted(wanted)
+            if "size mismatch for {}:".format(name) in str(error)
+        ] or [(str(error).strip().splitlines() or ["?"])[-1].strip()]
+    if not any(problems.values()):
+        return
+    raise ArtifactError(
+        "the checkpoint is not of this network",
+        "is it the checkpoint of this rung and version? calib and qat networks have fake-quantisation, float ones have none",
+        file=artifact,
+        **{kind: _some(names) for kind, names in problems.items() if names},
+    )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -226,5 +256,10 @@ class _Restricted:
                 return super().find_class(module, name)
             raise pickle.UnpicklingError("GLOBAL {}.{}".format(module, name))
 
-    load = staticmethod(pickle.load)
-    loads = staticmethod(pickle.loads)
+    @staticmethod
+    def load(file: Any, **options: Any) -> Any:
+        return _Restricted.Unpickler(file, **options).load()
+
+    @staticmethod
+    def loads(data: bytes, **options: Any) -> Any:
+        return _Restricted.Unpickler(io.BytesIO(data), **options).load()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -25,7 +26,8 @@ import numpy as np
 from qatladder.errors import ArtifactError, ConfigError
 from qatladder.runner.adapter import Adapter, Sample, Tensors
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Suffixes, as torchvision's ImageFolder takes them."""
 MEAN, SCALE = (123.675, 116.28, 103.53), (0.01712475, 0.017507, 0.01742919)
 """ImageNet's, for pixels 0..255."""
 
@@ -51,6 +53,9 @@ class Pictures(Adapter):
         **others: Any,
     ) -> None:
         super().__init__(**others)
+        _check("size", size, 2)
+        _check("mean", mean, 3)
+        _check("scale", scale, 3)
         if order not in ("rgb", "bgr"):
             raise ConfigError("`order` of adapter_options is none of a picture", expected="rgb | bgr", found=order)
         self.size = (int(size[0]), int(size[1]))
@@ -58,6 +63,8 @@ class Pictures(Adapter):
         self.order = order
 
     def preprocess(self, inputs: Tensors) -> Tensors:
+        if self.input not in inputs:
+            raise ConfigError("the adapter's `input` is another one", "correct it", expected=sorted(inputs), found=self.input)
         pixels = inputs[self.input].astype(np.float32)
         values = ((pixels if self.order == "rgb" else pixels[..., ::-1]) - self.mean) * self.scale
         return {self.input: np.ascontiguousarray(values.transpose(2, 0, 1)[None], dtype=np.float32)}
@@ -80,6 +87,8 @@ class ImageFolder(Pictures):
 
     def __init__(self, root: str, resize: Optional[int] = 256, splits: Optional[Dict[str, str]] = None, **pictures: Any) -> None:
         super().__init__(**pictures)
+        if resize is not None and not isinstance(resize, int):
+            raise ConfigError("`resize` of adapter_options is the length of the shorter side", expected="one number, or null", found=resize)
         self.root, self.resize, self.splits = Path(root).expanduser(), resize, dict(splits or {})
 
     def samples(self, split: str, limit: Optional[int] = None) -> Iterator[Sample]:
@@ -92,7 +101,7 @@ class ImageFolder(Pictures):
                 folder=folder,
                 split=split,
             )
-        classes = [sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in PICTURES) for name in names]
+        classes = [sorted(_pictures(folder / name)) for name in names]
         turns = max(map(len, classes))
         order = [(label, files[turn]) for turn in range(turns) for label, files in enumerate(classes) if turn < len(files)]
         for label, path in order[:limit]:
@@ -100,6 +109,8 @@ class ImageFolder(Pictures):
 
     def postprocess(self, outputs: Tensors) -> List[int]:
         """The five likeliest classes, the likeliest first."""
+        if self.output not in outputs:
+            raise ConfigError("the adapter's `output` is another one", "correct it", expected=sorted(outputs), found=self.output)
         return [int(index) for index in np.argsort(-outputs[self.output].reshape(-1), kind="stable")[:5]]
 
     def score(self, predictions: List[Any], targets: List[Any]) -> Dict[str, float]:
@@ -151,8 +162,10 @@ class CocoDetection(Pictures):
             data = json.loads(annotations.read_text(encoding="utf-8"))
             ids = sorted(item["id"] for item in data["categories"])
             boxes: Dict[int, List[Any]] = {item["id"]: [] for item in data["images"]}
+            files = {item["id"]: str(item["file_name"]) for item in data["images"]}
             for item in data["annotations"]:
-                row = [*item["bbox"], ids.index(item["category_id"]), int(item.get("iscrowd", 0))]
+                x, y, width, height = map(float, item["bbox"])
+                row = [x, y, width, height, ids.index(item["category_id"]), int(item.get("iscrowd", 0))]
                 boxes[item["image_id"]].append(row)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
@@ -162,14 +175,20 @@ class CocoDetection(Pictures):
                 found="{}: {}".format(type(error).__name__, error),
             ) from None
         for item in sorted(data["images"], key=lambda item: item["id"])[:limit]:
-            picture = read_picture(images / item["file_name"])
+            picture = read_picture(images / files[item["id"]])
             pixels, place = placed(picture, self.size, self.letterbox, self.anchor, self.fill)
             yield Sample({self.input: pixels}, {"boxes": boxes[item["id"]], "place": place, "size": list(picture.shape[:2])})
 
     def postprocess(self, outputs: Tensors) -> List[List[float]]:
-        """[[x1, y1, x2, y2, score, class]...], the best first, at most 100 as COCO counts."""
+        """[[x1, y1, x2, y2, score, class]...], the best first, at most 100 of a class as COCO counts."""
         boxes, scores, classes = (np.asarray(values, np.float64) for values in self.decode(outputs))
-        best = np.argsort(-scores, kind="stable")[:100]
+        order = np.argsort(-scores, kind="stable")
+        counts: Dict[float, int] = {}
+        best = []
+        for index in order:
+            counts[classes[index]] = counts.get(classes[index], 0) + 1
+            if counts[classes[index]] <= 100:
+                best.append(index)
         return [[*map(float, boxes[index]), float(scores[index]), float(classes[index])] for index in best]
 
     def score(self, predictions: List[Any], targets: List[Any]) -> Dict[str, float]:
@@ -230,19 +249,34 @@ def nms(boxes: Any, scores: Any, classes: Any, iou: float = 0.65, score: float =
         score: a box below goes.
     """
     boxes, scores, classes = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores), np.asarray(classes)
-    order = [index for index in np.argsort(-scores, kind="stable") if scores[index] >= score]
     area = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
     kept: List[int] = []
-    for index in order:
-        rivals = [other for other in kept if classes[other] == classes[index]]
-        if rivals:
-            low = np.maximum(boxes[rivals, :2], boxes[index, :2])
-            high = np.minimum(boxes[rivals, 2:], boxes[index, 2:])
+    for kind in np.unique(classes):
+        waiting = np.flatnonzero((classes == kind) & (scores >= score))
+        waiting = waiting[np.argsort(-scores[waiting], kind="stable")]
+        while waiting.size:
+            best, waiting = waiting[0], waiting[1:]
+            kept.append(int(best))
+            low = np.maximum(boxes[waiting, :2], boxes[best, :2])
+            high = np.minimum(boxes[waiting, 2:], boxes[best, 2:])
             shared = np.prod(np.maximum(high - low, 0), axis=1)
-            if (shared > iou * (area[rivals] + area[index] - shared)).any():
-                continue
-        kept.append(int(index))
-    return np.array(kept, np.int64)
+            waiting = waiting[shared <= iou * (area[waiting] + area[best] - shared)]
+    return np.array(sorted(kept, key=lambda index: (-scores[index], index)), np.int64)
+
+
+def _pictures(folder: Path) -> List[Path]:
+    """Pictures below a folder, linked folders included."""
+    return [
+        Path(place) / name
+        for place, _, names in os.walk(str(folder), followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in PICTURES
+    ]
+
+
+def _check(name: str, values: Any, count: int) -> None:
+    if not isinstance(values, (list, tuple)) or len(values) != count or not all(isinstance(value, (int, float)) for value in values):
+        raise ConfigError("`{}` of adapter_options is not {} numbers".format(name, count), "correct the zoo entry", found=values)
 
 
 def read_picture(path: Path) -> Any:
@@ -280,7 +314,7 @@ def fitted(picture: Any, size: Tuple[int, int], resize: Optional[int]) -> Any:
         raise ConfigError("`resize` is smaller than the input", "raise `resize` of adapter_options", expected=max(size), found=resize)
     short = min(height, width)
     picture = resized(picture, resize * height // short, resize * width // short)
-    top, left = ((whole - part) // 2 for whole, part in zip(picture.shape, size))
+    top, left = (round((whole - part) / 2) for whole, part in zip(picture.shape, size))
     return np.ascontiguousarray(picture[top : top + size[0], left : left + size[1]])
 
 

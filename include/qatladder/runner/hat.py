@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -59,6 +60,11 @@ class HatConfig(Adapter):
             set_fake_quantize(network, FakeQuantState.VALIDATION)  # eval() alone leaves observers as training left them
 
         def run(tensors: Tensors) -> Tensors:
+            missing = [name for name in self.inputs if name not in tensors]
+            if missing:
+                raise ConfigError(
+                    "the model takes other inputs", "correct `inputs` of the adapter", expected=sorted(tensors), found=missing
+                )
             with torch.no_grad():
                 answer = network({name: torch.from_numpy(np.ascontiguousarray(tensors[name])) for name in self.inputs})
             values = flat(answer)
@@ -107,13 +113,13 @@ class HatConfig(Adapter):
             network = build_from_registry(copy.deepcopy(described))
             try:
                 return build_from_registry(pipeline)(network)
-            except (RuntimeError, KeyError, EOFError) as error:
+            except (RuntimeError, LookupError, EOFError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
                 raise ArtifactError(
                     "HAT cannot load the checkpoint into the model of this stage",
                     "is it the checkpoint of this stage and configuration?",
                     file=artifact,
                     stage=stage,
-                    found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+                    found="{}: {}".format(type(error).__name__, (str(error).strip().splitlines() or ["?"])[0]),
                 ) from None
 
 

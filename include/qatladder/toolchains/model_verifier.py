@@ -106,32 +106,41 @@ def verify(
         return None
     place = Path(folder)
     given = dict(options or {})
-    version = re.search(r"\d+\.\d+\.\d+", hmct_tools.run_tool([TOOL, "--version"], place).console)
+    version = _version(hmct_tools.run_tool([TOOL, "--version"], place))
     dumps: dict[str, dict[str, list[np.ndarray]]] = {}
     said: list[str] = []
     codes: list[int] = []
-    consoles = []
+    consoles: list[str] = []
+    log = place / "hbdk-model-verifier.log"
     for index, files in enumerate(samples):
         work = place / f"verifier_{index}"
         shutil.rmtree(str(work), ignore_errors=True)  # nothing an earlier call left is taken for this one's
         work.mkdir()
         run = hmct_tools.run_tool(arguments(Path(hbm), Path(model_pt), [Path(file) for file in files], work, **given), work)
         consoles.append(f"$ {run.command}\n{run.console}")
+        log.write_text("\n".join(consoles), encoding="utf-8")
         codes.append(run.code)
         said += [line.strip() for line in run.console.splitlines() if re.search(r"\b(?:fail(?:ed|ure)?|error|mismatch\w*)\b", line, re.I)]
         for kind in expected_kinds(given):
             for output, array in zip(outputs, read_outputs(work, kind, outputs, run)):
                 dumps.setdefault(kind, {}).setdefault(output["raw_name"], []).append(array)
         print(f"hbdk-model-verifier: {index + 1} of {len(samples)} samples, exit code {run.code}")
-    log = place / "hbdk-model-verifier.log"
-    log.write_text("\n".join(consoles), encoding="utf-8")
     written: dict[str, dict[str, str]] = {}
     for kind, arrays in dumps.items():
         for number, (name, parts) in enumerate(arrays.items()):
             path = place / f"{kind}_{number}.npy"
             np.save(str(path), np.concatenate(parts))
             written.setdefault(kind, {})[name] = str(path)
-    return {"version": version.group(0) if version else "", "dumps": written, "said": said, "codes": codes, "log": str(log)}
+    return {"version": version, "dumps": written, "said": said, "codes": codes, "log": str(log)}
+
+
+def _version(run: hmct_tools.ToolRun) -> str:
+    """What a tool answers to --version: a line that is the version alone, or names the tool before it; empty when it says neither."""
+    for line in run.console.splitlines() if run.code == 0 else ():
+        found = re.match(r"(?:{}\b[^\d]*|version:? *)?v?(\d+(?:\.\d+){{2,}})\s*$".format(TOOL), line.strip(), re.IGNORECASE)
+        if found:
+            return found.group(1)
+    return ""
 
 
 def expected_kinds(options: dict[str, Any]) -> list[str]:
@@ -169,11 +178,8 @@ def read_outputs(work: Path, kind: str, outputs: list[dict[str, Any]], run: hmct
 
 def _resolution(lines: Sequence[str]) -> float:
     """The unit of the last place of a text with a fixed number of decimals (`%f`); 0.0 of any other, which keeps significant digits."""
-    places = {
-        len(token.partition(".")[2]) if re.fullmatch(r"-?\d+\.\d+", token) else 0
-        for line in lines
-        for token in re.split(r"[\s,]+", line.strip())
-    }
+    tokens = [token for line in lines for token in re.split(r"[\s,]+", line) if token]
+    places = {len(token.partition(".")[2]) if re.match(r"-?\d+\.\d+$", token) else 0 for token in tokens}
     return 10.0 ** -places.pop() if len(places) == 1 and 0 not in places else 0.0
 
 

@@ -178,6 +178,7 @@ def describe(script: Any, names: List[str]) -> Dict[str, Any]:
     outputs = []
     for index, value in enumerate(_leaves(list(graph.outputs()))):
         tail: List[str] = []
+        moved: List[str] = []
         node = value.node()
         while not _is(node, "dequantization"):
             sources = [item for item in node.inputs() if item.type().kind() == "TensorType" and item.node().kind() != "prim::Constant"]
@@ -188,10 +189,17 @@ def describe(script: Any, names: List[str]) -> Dict[str, Any]:
                     output=index,
                     found=node.kind(),
                 )
-            if node.kind() not in VALUES:
-                tail.insert(0, node.kind())
+            if node.kind() != "aten::contiguous":
+                (moved if node.kind() in VALUES else tail).insert(0, node.kind())
             node = sources[0].node()
         scale = _numbers(node.inputsAt(1))
+        if len(scale) > 1 and moved:
+            raise ArtifactError(
+                "an output with a scale per channel is moved behind its DeQuantStub, so its scales cannot be told from its axes",
+                "let `dequant` be the last operation of every output; move axes in the adapter's postprocess",
+                output=index,
+                found=", ".join(moved),
+            )
         axis = int(node.inputsAt(2).toIValue()) if node.inputsSize() > 2 else -1
         outputs.append({"name": "output_{}".format(index), "scale": scale, "axis": axis if len(scale) > 1 else -1, "tail": tail})
     return {"inputs": inputs, "outputs": outputs}

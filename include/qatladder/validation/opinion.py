@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qatladder.errors import BrokenError
+from qatladder.errors import QATLadderError
 from qatladder.ladder import RungResult
 from qatladder.numerics.judgement import judge
 from qatladder.toolchains.base import IntInput, IntModel, IntOutput
@@ -40,8 +40,10 @@ def with_second_opinion(context: Context, answer: Answer, built: RungResult, hbm
         (frames if picture else tensors)[spec.name] = path
     try:
         opinion = context.toolchain.second_opinion(context.fetch(built, "int"), hbm, model, tensors, frames, folder, context.log)
-    except BrokenError as error:
+    except QATLadderError as error:
         context.log(str(error))
+        for line in getattr(error, "console", "").splitlines():
+            context.log(line)
         return dataclasses.replace(answer, measured=f"{answer.measured}; no second opinion: {error.message}")
     if opinion is None:
         return answer

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from pathlib import Path
 from typing import Literal
 
 from qatladder.errors import ConfigError
 from qatladder.zoo.schema import MARCHES
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_TAKEN = {"Sample", "TorchModule", "TorchScript", "OnnxModel", "HatConfig", "ImageFolder", "CocoDetection"}
+"""Classes a new adapter imports."""
 
 Kind = Literal["torch", "torchscript", "onnx", "hat"]
 """What the checkpoints are."""
@@ -40,7 +46,7 @@ artifacts: $QATLADDER_HOME/zoo
 """
 
 _ENTRY = """# yaml-language-server: $schema=zoo.schema.json
-model: {name}
+model: "{name}"
 version: "1"
 owner: ""                    # who is told when the ladder breaks
 adapter: adapters/{file}.py:{cls}
@@ -117,8 +123,16 @@ def scaffold(
     """
     if march not in MARCHES[toolchain]:
         raise ConfigError("the toolchain does not compile for this march", expected=" | ".join(MARCHES[toolchain]), found=march)
+    if ptq and toolchain == "openexplorer":
+        raise ConfigError("openexplorer does not quantise by itself", "leave --ptq out: its int model comes from QAT")
     file = name.replace("-", "_").replace(".", "_")
     cls = "".join(part[:1].upper() + part[1:] for part in file.split("_") if part)
+    if not NAME.fullmatch(name) or not cls.isidentifier() or keyword.iskeyword(cls) or cls in _TAKEN:
+        raise ConfigError(
+            "a model's name also names its adapter's class, so it has letters, digits, - _ . and begins with a letter",
+            "choose another name",
+            found=name,
+        )
     int_model = toolchain == "openexplorer"
     rungs = ["float"] if ptq else ["float", "calib", "qat"]
     module, base, suffix = _LOADERS[kind]
@@ -177,6 +191,10 @@ def _adapter(name: str, cls: str, loader: tuple[str, str], kind: Kind, data: Dat
     attributes = []
     if data == "own":
         attributes.append('    metric = "top1"')
+    if kind == "onnx" and data != "own":
+        attributes.append('    input = "image"  # as the ONNX file calls them')
+        if data == "folder":
+            attributes.append('    output = "logits"')
     if kind != "onnx":
         attributes.append('    inputs, outputs = ("image",), ("logits",)  # as the entry and this class call them, in order')
     attributes.append("    batch = 1  # how many samples the model takes at once")

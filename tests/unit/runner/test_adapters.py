@@ -172,3 +172,63 @@ class TestOnnx:
         with pytest.raises(ConfigError, match="another shape") as caught:
             model({name: np.zeros((1, 2), np.float32) for name in "ab"})
         assert (caught.value.where["expected"], caught.value.where["found"]) == ("[4, 2]", "[1, 2]")
+
+
+def test_a_per_channel_qat_checkpoint_loads(tmp_path: Path) -> None:
+    """torch's fake-quant modules take scales of another shape than they are made with."""
+
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+            self.weight_quant = torch.ao.quantization.default_per_channel_weight_fake_quant()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(x, self.weight_quant(self.conv.weight), self.conv.bias)
+
+    trained = Quantised()
+    trained(torch.zeros(1, 3, 2, 2))
+    assert trained.state_dict()["weight_quant.scale"].shape == (8,)
+    adapters.fill(Quantised(), trained.state_dict(), tmp_path)
+
+
+def test_outputs_of_a_dictionary_are_taken_by_name() -> None:
+    class Named(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"boxes": x, "scores": 2 * x}
+
+    found = adapters.as_model(Named(), ["x"], ["scores", "boxes"])({"x": np.ones((1, 1), np.float32)})
+    assert (found["scores"].item(), found["boxes"].item()) == (2.0, 1.0)
+
+
+def test_the_loader_of_an_old_torch_calls_nothing_either(tmp_path: Path) -> None:
+    """It reads what is no zip file with `pickle_module.load`, outside of any Unpickler of torch's."""
+    import io
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    for read in (lambda data: adapters._Restricted.load(io.BytesIO(data)), adapters._Restricted.loads):
+        with pytest.raises(pickle.UnpicklingError, match="mkdir"):
+            read(pickle.dumps(Evil()))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_submodule_called_module_keeps_its_name(tmp_path: Path) -> None:
+    net = nn.Sequential()
+    net.add_module("module", nn.Linear(1, 1))
+    net.add_module("head", nn.Linear(1, 1))
+    torch.save(net.state_dict(), tmp_path / "x.pt")
+    adapters.fill(nn.Sequential(*()), {}, tmp_path)
+    adapters.fill(net, adapters.read_weights(tmp_path / "x.pt"), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", b"<!DOCTYPE html><html>"])
+def test_what_is_no_checkpoint_is_not_called_pickled_code(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(ArtifactError, match="cannot be read") as caught:
+        adapters.read_weights(tmp_path / "x.pt")
+    assert ("Git LFS" in caught.value.where["found"]) == content.startswith(b"version")

@@ -167,3 +167,35 @@ def test_annotations_that_are_not_whole_are_named(cars: Cars, tmp_path: Path, da
     with pytest.raises(ArtifactError, match="cannot be read as COCO") as caught:
         list(islice(cars.samples("evaluation"), 1))
     assert caught.value.where["file"] == str(file)
+
+
+def test_a_hundred_boxes_are_kept_of_every_class(cars: Cars) -> None:
+    rows = np.float32([[[0, 0, 9, 9, 0.5, index % 2] for index in range(300)]])
+    kept = cars.postprocess({"rows": rows})
+    assert [sum(row[5] == kind for row in kept) for kind in (0, 1)] == [100, 100]
+
+
+@pytest.mark.parametrize(("long", "left"), [(455, 116), (383, 80), (384, 80)])
+def test_the_crop_is_torchvisions(long: int, left: int) -> None:
+    """int(round((W - w) / 2)), half to even: 1280x720 at 256 is 455 wide, and (455 - 224) / 2 = 115.5."""
+    picture = np.zeros((256, long, 3), np.uint8)
+    picture[:, :, 0] = np.arange(long) % 256
+    assert fitted(picture, (224, 224), 256)[0, 0, 0] == left
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"resise": 300}, "resise"), ({"size": 224}, "size"), ({"mean": [1, 2]}, "mean"), ({"resize": [36, 36]}, "resize")],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ImageFolder("nowhere", **options)
+    assert named in str(caught.value)
+
+
+def test_another_input_or_output_is_named() -> None:
+    data = ImageFolder("nowhere")
+    with pytest.raises(ConfigError, match="`input` is another one"):
+        data.preprocess({"img": np.zeros((2, 2, 3), np.uint8)})
+    with pytest.raises(ConfigError, match="`output` is another one"):
+        data.postprocess({"out": np.zeros((1, 10))})

@@ -300,3 +300,14 @@ def test_a_long_job_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> No
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[-1].startswith("ran 4 of 4 samples, ")
+
+
+def test_an_adapter_may_have_dataclasses(tmp_path: Path) -> None:
+    from qatladder.runner.adapter import load_adapter
+
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom qatladder.runner.adapter import Adapter\n"
+    (tmp_path / "data.py").write_text(text + "@dataclass\nclass Box:\n    x: int\n\nclass Toy(Adapter):\n    box = Box(1)\n")
+    assert load_adapter(f"{tmp_path}/data.py:Toy").box.x == 1  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="no such option") as caught:
+        load_adapter(f"{tmp_path}/data.py:Toy", {"colour": "red"})
+    assert caught.value.where["found"] == "colour"

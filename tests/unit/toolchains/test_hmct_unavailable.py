@@ -55,10 +55,10 @@ def test_an_environment_that_does_not_import(settings: Settings) -> None:
 
 @linux
 def test_it_is_asked_once(settings: Settings, tmp_path: Path) -> None:
-    answer = '{"protocol": 1, "ok": true, "value": {"hbdk": "1"}, "seconds": 0, "environment": {}}'
+    answer = '{"protocol": 1, "ok": true, "value": {"hbdk": "1"}, "seconds": 0, "environment": {"sha256": "e"}}'
     interpreter(settings, f'echo started >> "{tmp_path}/starts"; echo \'{answer}\' > "$(dirname "$3")/result.json"')
     toolchain = Hmct(settings)
-    assert [toolchain.unavailable(), Hmct(settings).unavailable(), toolchain.versions()] == ["", "", {"hbdk": "1"}]
+    assert [toolchain.unavailable(), Hmct(settings).unavailable(), toolchain.versions()] == ["", "", {"hbdk": "1", "environment": "e"}]
     assert (tmp_path / "starts").read_text() == "started\n"
 
 

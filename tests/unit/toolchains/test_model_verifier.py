@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qatladder.errors import ArtifactError, BrokenError
-from qatladder.toolchains import model_verifier
+from qatladder.toolchains import hmct_tools, model_verifier
 
 OUTPUT = {"raw_name": "out", "raw_dtype": "int32", "shape": [1, 2, 3], "scale": [0.5, 0.001], "axis": 1}
 INTEGERS = np.array([[[1, -2, 3], [40000, -5, 0]]], np.int32)
@@ -122,3 +122,25 @@ def test_no_result_at_all_is_broken_though_it_says_passed(verify: Any) -> None:
 def test_an_environment_without_the_tool_has_no_opinion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert model_verifier.verify("m.hbm", "m.pt", [["a.bin"]], [OUTPUT], str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("blank", ["\n", ",\n", "  \n"])
+def test_a_blank_line_hides_no_coarse_text(verify: Any, blank: str) -> None:
+    with pytest.raises(BrokenError, match="too coarse"):
+        verify({"simulator_output": {NAME: text(VALUES, "%.2f") + blank}})
+
+
+@pytest.mark.parametrize(
+    ("code", "console", "version"),
+    [
+        (0, "3.49.15", "3.49.15"),
+        (0, "version: 3.49.15", "3.49.15"),
+        (0, "hbdk-model-verifier version 3.49.15", "3.49.15"),
+        (0, "UserWarning: torch 1.13.0 is old\n3.49.15\n", "3.49.15"),
+        (2, "usage: ... --ip 192.168.1.10", ""),
+        (0, "usage: ... --ip 192.168.1.10", ""),
+        (2, "3.49.15", ""),
+    ],
+)
+def test_only_a_version_is_taken_for_one(code: int, console: str, version: str) -> None:
+    assert model_verifier._version(hmct_tools.ToolRun("x", code, console)) == version

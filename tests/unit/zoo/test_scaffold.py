@@ -93,3 +93,22 @@ def test_a_march_of_another_toolchain_is_refused(folder: Path) -> None:
 def test_the_adapter_runs_on_python_3_8(folder: Path) -> None:
     (_, adapter, _) = scaffold(folder, "a", "torch", "hmct", "bayes", False, "")
     ast.parse(adapter.read_text(), feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("name", ["../evil", "3dnet", "2024", "lanes v2", "none", "sample", ""])
+def test_a_name_that_makes_no_class_is_refused_before_anything_is_written(folder: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="names its adapter's class"):
+        scaffold(folder, name, "torch", "hmct", "bayes", False, "")
+    assert not folder.exists()
+
+
+def test_a_name_that_yaml_takes_for_something_else_stays_a_name(folder: Path) -> None:
+    scaffold(folder, "yes", "torch", "hmct", "bayes", False, "")
+    (entry,) = load_zoo(load_settings()).entries.values()
+    assert entry.model == "yes"
+
+
+def test_openexplorer_does_not_quantise(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="does not quantise"):
+        scaffold(folder, "a", "torch", "openexplorer", "bayes", True, "")
+    assert not folder.exists()
