@@ -16,7 +16,6 @@ import selectors
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -154,18 +153,20 @@ def run_job(
 
     with _started(environment, folder / "job.json", {**args, "reads": [str(path) for path in reads]}, tell, where) as started:
         home = started.home
-        with tempfile.TemporaryDirectory(prefix="qatladder-job-") as scratch:
-            process = subprocess.Popen(
-                started.command,
-                cwd=scratch,
-                env=_inherited() if environment.place is None else None,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                bufsize=0,
-            )
-            code = _follow(process, timeout + _GRACE, tell)
+        scratch = folder / "scratch"  # where the job is, so that what it drops goes with its folder even when this process is killed
+        scratch.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            started.command,
+            cwd=scratch,
+            env=_inherited() if environment.place is None else None,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            bufsize=0,
+        )
+        code = _follow(process, timeout + _GRACE, tell)
+        shutil.rmtree(str(scratch), ignore_errors=True)
         started.collect()
     ended = _read(folder / "ended.json") or {"reason": "timeout" if code is None else "exit", "code": code}
     console = "\n".join(tail)
