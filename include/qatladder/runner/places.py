@@ -163,6 +163,9 @@ def _bind(source: Path, target: str, readonly: bool) -> str:
 
 # ------------------------------------------------------------------ servers
 
+MAX_CARGO = 20_000_000_000
+"""Bytes of one job's inputs: models and tensors are far below, a data set that somebody named by its path is beyond."""
+
 _STAGE = Path(__file__).with_name("stage.py")
 _ENTER = "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])))"
 
@@ -248,6 +251,7 @@ class _Cargo:
 
     files: List[Tuple[str, Path, str, int]] = field(default_factory=list)
     folders: List[str] = field(default_factory=list)
+    size: int = 0
 
     def add(self, target: str, source: Path) -> None:
         """A file, or a folder with all that is in it except caches and hidden files."""
@@ -257,6 +261,14 @@ class _Cargo:
                 if path.name != "__pycache__" and not path.name.startswith("."):
                     self.add(target + "/" + path.name, path)
         elif source.is_file():
+            self.size += source.stat().st_size
+            if self.size > MAX_CARGO:
+                raise errors.ConfigError(
+                    "a job reads too much to be copied to a toolchain server",
+                    "name the data set's folder, the same on both machines, under `shared` of the environment's server",
+                    file=source,
+                    expected="at most {:.0f} GB".format(MAX_CARGO / 1e9),
+                )
             digest = hashlib.sha256()
             with open(str(source), "rb") as file:
                 for block in iter(lambda: file.read(1 << 20), b""):

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from qatladder.boards.fleet import BoardSpec
-from qatladder.errors import BrokenError, RunnerError
+from qatladder.errors import BrokenError, ConfigError, RunnerError
+from qatladder.runner import places
 from qatladder.runner.client import LIBRARY, Environment, JobAnswer, run_job
 from qatladder.runner.places import Container, Server
 
@@ -166,7 +167,8 @@ def test_a_killed_worker_takes_its_job_along(environment: Make, tmp_path: Path) 
     program.write_text(
         textwrap.dedent(f"""
         from pathlib import Path, PosixPath
-        from qatladder.runner.client import Environment
+        from qatladder.runner import places
+from qatladder.runner.client import Environment
         from qatladder.runner.places import Container, Server
         from tests.integration.runner.test_places import evaluate
         evaluate({environment()!r}, Path({str(tmp_path)!r}), "hang", {marker!r})
@@ -227,6 +229,13 @@ def test_files_go_to_a_server_once_and_broken_ones_again(openssh: BoardSpec, tmp
     assert answer.value["metrics"] == {"accuracy": 1.0}
     assert any("files are new there" in line for line in third)
     assert list((tmp_path / "there" / "jobs").iterdir()) == []
+
+
+def test_a_data_set_is_not_copied_by_mistake(openssh: BoardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "MAX_CARGO", 100)
+    with pytest.raises(ConfigError, match="too much to be copied") as caught:
+        evaluate(served(openssh, tmp_path)(), tmp_path)
+    assert "shared" in caught.value.next_step
 
 
 def test_a_shared_folder_is_not_copied(openssh: BoardSpec, tmp_path: Path) -> None:
