@@ -16,8 +16,12 @@ QATLADDER_ALERTS         comma-separated apprise URLs; default: a file in <home>
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+s3_connections: Callable[[str], dict[str, str | None]] | None = None
+"""Looks up QATLADDER_S3_CONNECTION: fields of `evidence.store.S3Access`. `qatladder.airflow` sets it: only Airflow knows its connections."""
 
 PROJECT = Path(__file__).resolve().parents[2]
 

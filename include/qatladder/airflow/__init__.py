@@ -18,7 +18,7 @@ Importing any of the modules a DAG file needs costs milliseconds beyond `airflow
 inside the tasks.
 """
 
+from qatladder import settings
 from qatladder.airflow.s3 import s3_connection
-from qatladder.evidence import store
 
-store.connections = s3_connection
+settings.s3_connections = s3_connection

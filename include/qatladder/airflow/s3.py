@@ -8,11 +8,10 @@ extra.aws_session_token             of temporary credentials
 from __future__ import annotations
 
 from qatladder.errors import ConfigError
-from qatladder.evidence.store import S3Access
 
 
-def s3_connection(name: str) -> S3Access:
-    """The connection of that name.
+def s3_connection(name: str) -> dict[str, str | None]:
+    """The connection of that name, as the fields of `qatladder.evidence.store.S3Access`.
 
     Raises:
         ConfigError: Airflow has none, or it holds no keys.
@@ -36,4 +35,10 @@ def s3_connection(name: str) -> S3Access:
             expected="login: access key, password: secret key",
             next_step="correct it under Admin, Connections; for keys from the environment or an instance role leave QATLADDER_S3_CONNECTION empty",
         )
-    return S3Access(extra.get("endpoint_url"), extra.get("region_name"), found.login, found.password, extra.get("aws_session_token"))
+    return {
+        "endpoint": extra.get("endpoint_url"),
+        "region": extra.get("region_name"),
+        "key": found.login,
+        "secret": found.password,
+        "token": extra.get("aws_session_token"),
+    }

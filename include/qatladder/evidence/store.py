@@ -22,11 +22,12 @@ import stat
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import qatladder.settings
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.ladder import Evidence
 from qatladder.settings import Settings
@@ -313,9 +314,6 @@ class S3Access:
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 
-connections: Callable[[str], S3Access] | None = None
-"""Looks up QATLADDER_S3_CONNECTION; `qatladder.airflow` sets it, because only Airflow knows its connections."""
-
 
 class S3Store(Store):
     """The object store as an S3 bucket and prefix. Large files go in parts, several at once; boto3 sends a checksum with each.
@@ -439,11 +437,12 @@ def s3_access(settings: Settings) -> S3Access:
     """
     if settings.s3_connection is None:
         return S3Access(settings.s3_endpoint)
-    if connections is None:
+    look_up = qatladder.settings.s3_connections
+    if look_up is None:
         raise ConfigError(
             "the credentials of the object store are in an Airflow connection, which only Airflow can read",
             found=f"QATLADDER_S3_CONNECTION={settings.s3_connection}",
             next_step="on the command line unset it and give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
-    found = connections(settings.s3_connection)
+    found = S3Access(**look_up(settings.s3_connection))
     return replace(found, endpoint=settings.s3_endpoint or found.endpoint)

@@ -81,7 +81,7 @@ def main(job_file: str) -> int:
         function = getattr(importlib.import_module(module_name), function_name)
         result["value"] = function(**job["args"])
         result["ok"] = True
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         result["error"] = describe(error)
         sys.stdout.flush()
         traceback.print_exc()
@@ -92,4 +92,7 @@ def main(job_file: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread the adapter left behind keeps nobody waiting: the result is written

@@ -45,6 +45,10 @@ _GRACE = 15.0
 """Seconds the supervisor has to end a job at its deadline before it is ended itself."""
 
 
+_START = 900.0
+"""Seconds a container or a server may take to start a job, such as for pulling an image; the job's own time counts from its start."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """Where jobs run.
@@ -124,6 +128,7 @@ def run_job(
             be reached, or it met a bug of ours.
     """
     folder = folder.resolve()
+    args = places.plain(args)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("result.json", "ended.json"):
         if (folder / name).exists():
@@ -153,22 +158,30 @@ def run_job(
 
     with _started(environment, folder / "job.json", {**args, "reads": [str(path) for path in reads]}, tell, where) as started:
         home = started.home
-        scratch = folder / "scratch"  # where the job is, so that what it drops goes with its folder even when this process is killed
-        scratch.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            started.command,
-            cwd=scratch,
-            env=_inherited() if environment.place is None else None,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            bufsize=0,
-        )
-        code = _follow(process, timeout + _GRACE, tell)
-        shutil.rmtree(str(scratch), ignore_errors=True)
+        try:
+            process = subprocess.Popen(
+                started.command,
+                cwd=str(folder),
+                env=_inherited() if environment.place is None else None,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise errors.BrokenError(
+                "the environment cannot be started: {}".format(error),
+                "correct its `python` in the environments of the zoo",
+                kind="environment_missing",
+                environment=environment.name,
+                **where,
+            ) from None
+        code = _follow(process, timeout + (_GRACE if environment.place is None else _START), tell)
         started.collect()
     ended = _read(folder / "ended.json") or {"reason": "timeout" if code is None else "exit", "code": code}
+    if code is None and ended["reason"] == "cancelled":  # by this process, at its own deadline
+        ended["reason"] = "timeout"
     console = "\n".join(tail)
     if ended["reason"] == "timeout":
         raise errors.BrokenError(
@@ -218,9 +231,9 @@ def _started(
         return places.container(environment.place, str(environment.python), job_file, args, environment.memory_mb, where)
     if isinstance(environment.place, Server):
         return places.server(environment.place, str(environment.python), job_file, args, log, where)
-    if not Path(environment.python).exists() and shutil.which(str(environment.python)) is None:
+    if shutil.which(str(environment.python)) is None:
         raise errors.BrokenError(
-            "the environment's interpreter does not exist",
+            "the environment's interpreter does not exist, or cannot be run",
             kind="environment_missing",
             environment=environment.name,
             file=environment.python,

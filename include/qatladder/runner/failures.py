@@ -96,7 +96,7 @@ def _within(file: str, folder: str) -> bool:
 
 def _is_tool_of_ours(file: str) -> bool:
     """The standard library and numpy: our own code calls them too, and an adapter that calls them has a frame of its own."""
-    if file.startswith("<frozen"):
+    if file.startswith("<"):  # frozen modules, generated code of dataclasses, numpy's dispatch
         return True
     if "site-packages" in file or "dist-packages" in file:
         return re.search(r"-packages/numpy/", file.replace(os.sep, "/")) is not None

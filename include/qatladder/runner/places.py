@@ -10,6 +10,7 @@ Python 3.8, standard library only; containers need `docker` or a program with it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,23 +89,37 @@ def read_and_written(args: Dict[str, Any], folder: Path) -> Tuple[Set[Path], Set
     reads: Set[Path] = set()
     writes: Set[Path] = {folder}
 
-    def visit(name: str, value: Any) -> None:
+    def visit(value: Any) -> None:
         if isinstance(value, dict):
-            for key, item in value.items():
-                visit(str(key), item)
+            for item in value.values():
+                visit(item)
         elif isinstance(value, (list, tuple)):
             for item in value:
-                visit(name, item)
-        elif isinstance(value, str) and value.startswith("/") and "\n" not in value and len(value) < 4096:
-            if name in _WRITTEN:
-                writes.add(Path(value))
-            elif name == "adapter":
-                reads.add(Path(value.rpartition(":")[0]).parent)
-            elif value != "/" and Path(value).exists():
-                reads.add(Path(value))
+                visit(item)
+        elif _is_path(value) and Path(value).exists():
+            reads.add(Path(value))
 
-    visit("", args)
+    for name, value in args.items():  # what these names mean further down, in an adapter's options, is the adapter's business
+        if name in _WRITTEN and _is_path(value):
+            writes.add(Path(value))
+        elif name == "adapter" and _is_path(value):
+            reads.add(Path(value.rpartition(":")[0]).parent)
+        else:
+            visit(value)
     return reads, writes
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("/") and value != "/" and "\n" not in value and len(value) < 4096
+
+
+def plain(value: Any) -> Any:
+    """The same arguments without `..` in their absolute paths: a place lays files out by their names."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return os.path.normpath(value) if _is_path(value) and ".." in Path(value).parts else value
 
 
 def _within(path: Path, folders: Any) -> bool:
@@ -142,6 +158,8 @@ def container(
     for path in sorted(reads):
         if not _within(path, writes) and not _within(path.parent, reads):
             mounts += ["--mount", _bind(path.resolve(), str(path), readonly=True)]
+        elif not _within(path.resolve(), [item.resolve() for item in [*reads.difference([path]), *writes]]):
+            mounts += ["--mount", _bind(path.resolve(), str(path.resolve()), readonly=True)]  # a link out of a folder that is mounted
     name = "qatladder-" + uuid.uuid4().hex[:16]
     memory = ["--memory", "{}m".format(memory_mb * 1000 // 1024 + 64), "--memory-swap", "-1"] if memory_mb else []
     user = ["--user", "{}:{}".format(os.getuid(), os.getgid()), "--env", "HOME=/tmp"]
@@ -166,6 +184,12 @@ def _bind(source: Path, target: str, readonly: bool) -> str:
 MAX_CARGO = 20_000_000_000
 """Bytes of one job's inputs: models and tensors are far below, a data set that somebody named by its path is beyond."""
 
+STAGE_SECONDS = 3600.0
+"""How long files may travel at most, one way."""
+
+_WHOLE = "qatladder-whole"
+"""Last member of what comes back; see `stage.py`."""
+
 _STAGE = Path(__file__).with_name("stage.py")
 _ENTER = "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])))"
 
@@ -176,7 +200,7 @@ class _Link:
     def __init__(self, place: Server, python: str, sockets: str, where: Dict[str, Any]) -> None:
         self.place, self.python, self.where = place, python, where
         self.ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
-        self.ssh += ["-o", "ControlMaster=auto", "-o", "ControlPath={}/%C".format(sockets), "-o", "ControlPersist=20"]
+        self.ssh += ["-o", "ControlMaster=auto", "-o", "ControlPath={}/c".format(sockets), "-o", "ControlPersist=20"]
         self.ssh += [*place.options]
 
     def command(self, *argv: str) -> List[str]:
@@ -184,13 +208,16 @@ class _Link:
 
     def stage(self, verb: str, request: Dict[str, Any]) -> subprocess.Popen[bytes]:
         """Start `stage.py` there and hand it its request; stdin and stdout stay open."""
-        script = _STAGE.read_bytes()
+        script = _STAGE.read_bytes() + b"\n"
         process = subprocess.Popen(
             self.command(self.python, "-I", "-c", _ENTER, str(len(script)), verb),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        deadline = threading.Timer(STAGE_SECONDS, process.kill)
+        deadline.daemon = True
+        deadline.start()
         assert process.stdin is not None
         try:
             process.stdin.write(script + json.dumps({"root": self.place.folder, **request}).encode() + b"\n")
@@ -206,34 +233,45 @@ class _Link:
             BrokenError: the server cannot be reached, has no such interpreter, or its disk is full.
         """
         assert process.stdout is not None
-        line = process.stdout.readline()
-        try:
-            value: Dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise self.failure(process, line) from None
+        said: List[bytes] = []
+        while True:
+            line = process.stdout.readline()
+            if not line:
+                raise self.failure(process, b"".join(said)) from None
+            said.append(line)  # a login shell may greet first
+            try:
+                value: Dict[str, Any] = json.loads(line)
+                break
+            except ValueError:
+                continue
         if "error" in value:
             process.kill()
+            full, changed = "No space" in value["error"], "changed while" in value["error"] or "middle of a file" in value["error"]
             raise errors.BrokenError(
                 "the toolchain server could not take the job: " + value["error"],
-                "see to the server's disk and the folder of the environment there",
-                kind="disk_full" if "No space" in value["error"] else "disk",
+                "run this rung again" if changed else "see to the server's disk and the folder of the environment there",
+                kind="artifact_changed" if changed else "disk_full" if full else "disk",
                 **self.where,
             )
         return value
 
     def failure(self, process: subprocess.Popen[bytes], line: bytes = b"") -> errors.BrokenError:
         """What to raise for an `ssh` that ended without an answer."""
-        process.kill()
-        _, noise = process.communicate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        noise = process.stderr.read() if process.stderr is not None else b""
+        code = process.wait()
         said = [text for text in (line + noise).decode("utf-8", "replace").splitlines() if text.strip()]
         last = said[-1].strip() if said else ""
         kind, step = "unreachable", "check with: ssh {} true".format(" ".join([*self.place.options, self.place.host]))
-        if "Permission denied" in last:
+        if code not in (255, -9):  # what ssh itself has to say it says with 255
+            kind, step = "environment_missing", "correct `python` of the environment: it is a path on the server, of Python 3.8 or later"
+        elif "Permission denied" in last:
             kind = "auth"
         elif any("Host key verification failed" in text or "REMOTE HOST IDENTIFICATION" in text for text in said):
             kind = "host_key"
-        elif "not found" in last or "No such file" in last:
-            kind, step = "environment_missing", "correct `python` of the environment: it is a path on the server"
         return errors.BrokenError(
             "the toolchain server gave no answer",
             step,
@@ -249,17 +287,20 @@ class _Link:
 class _Cargo:
     """What travels to a server: files by content, under the paths they shall have there."""
 
-    files: List[Tuple[str, Path, str, int]] = field(default_factory=list)
+    files: List[Tuple[str, Path, str, int, int]] = field(default_factory=list)
     folders: List[str] = field(default_factory=list)
     size: int = 0
 
-    def add(self, target: str, source: Path) -> None:
-        """A file, or a folder with all that is in it except caches and hidden files."""
+    def add(self, target: str, source: Path, above: Tuple[Path, ...] = ()) -> None:
+        """A file, or a folder with all that is in it except caches, hidden files, and links back to a folder it is in."""
         if source.is_dir():
+            real = source.resolve()
+            if real in above:
+                return
             self.folders.append(target)
             for path in sorted(source.iterdir()):
                 if path.name != "__pycache__" and not path.name.startswith("."):
-                    self.add(target + "/" + path.name, path)
+                    self.add(target + "/" + path.name, path, (*above, real))
         elif source.is_file():
             self.size += source.stat().st_size
             if self.size > MAX_CARGO:
@@ -273,7 +314,8 @@ class _Cargo:
             with open(str(source), "rb") as file:
                 for block in iter(lambda: file.read(1 << 20), b""):
                     digest.update(block)
-            self.files.append((target, source, digest.hexdigest(), source.stat().st_size))
+            found = source.stat()
+            self.files.append((target, source, digest.hexdigest(), found.st_size, 0o755 if found.st_mode & 0o100 else 0o644))
 
 
 @contextmanager
@@ -296,7 +338,7 @@ def server(
     for package in ("errors.py", "__init__.py", "numerics", "runner", "toolchains", "quality"):
         cargo.add("library/qatladder/" + package, LIBRARY / "qatladder" / package)
     name = "{}-{}".format(folder.name, uuid.uuid4().hex[:12])
-    with tempfile.TemporaryDirectory(prefix="ql-") as sockets:
+    with tempfile.TemporaryDirectory(prefix="ql-", dir="/tmp") as sockets:  # a socket's path may have 108 bytes at most
         link = _Link(place, python, sockets, where)
         try:
             root = _send(link, name, cargo, log)
@@ -305,23 +347,25 @@ def server(
             yield Started(
                 link.command(python, "-I", root + "/library/" + _SUPERVISE, there + str(job_file)),
                 home=lambda text: text.replace(there + "/", "/"),
-                collect=lambda: _collect(link, name, writes),
+                collect=lambda: _collect(link, name, folder, writes),
             )
         finally:
             end = [*link.ssh, "-O", "exit", place.host]
+            forgetting = link.stage("forget", {"job": name})
             try:
-                link.stage("forget", {"job": name}).communicate(timeout=30)
+                forgetting.communicate(timeout=30)
             except (subprocess.TimeoutExpired, OSError):
-                pass
+                forgetting.kill()
+                forgetting.wait()
             subprocess.run(end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def _send(link: _Link, name: str, cargo: _Cargo, log: Callable[[str], None]) -> str:
     """Everything the job reads, to the server; returns the job's folder there, absolute."""
-    rows = [[target, digest, size] for target, _, digest, size in cargo.files]
+    rows = [[target, digest, size, mode] for target, _, digest, size, mode in cargo.files]
     process = link.stage("put", {"job": name, "files": rows, "folders": cargo.folders})
     missing = list(link.answer(process)["missing"])
-    by_digest = {digest: (source, size) for _, source, digest, size in cargo.files}
+    by_digest = {digest: (source, size) for _, source, digest, size, _ in cargo.files}
     if missing:
         total = sum(by_digest[digest][1] for digest in missing)
         log("to {}: {} of {} files are new there, {:.1f} MB".format(link.place.host, len(missing), len(by_digest), total / 1e6))
@@ -330,9 +374,10 @@ def _send(link: _Link, name: str, cargo: _Cargo, log: Callable[[str], None]) -> 
         for digest in missing:
             with open(str(by_digest[digest][0]), "rb") as file:
                 shutil.copyfileobj(file, process.stdin, 1 << 20)
-        process.stdin.flush()
+        process.stdin.close()  # a file that became shorter leaves nobody waiting for the rest
     except BrokenPipeError:
         pass  # `answer` says why
+    process.stdin = None
     done = link.answer(process)
     process.communicate()
     return str(done["folder"])
@@ -358,23 +403,51 @@ def _write_job(link: _Link, name: str, job_file: Path, there: str, paths: List[s
     process.communicate()
 
 
-def _collect(link: _Link, name: str, writes: Set[Path]) -> None:
+def _collect(link: _Link, name: str, folder: Path, writes: Set[Path]) -> None:
     """What the job wrote, from the server: complete or not at all; the job's own result last."""
-    process = link.stage("get", {"job": name, "folders": ["files" + str(path) for path in sorted(writes)]})
+    incoming = folder / "incoming"
+    shutil.rmtree(str(incoming), ignore_errors=True)
+    process = link.stage("get", {"job": name, "folders": ["files" + str(path) for path in sorted(writes)], "own": "files" + str(folder)})
+    link.answer(process)
     assert process.stdout is not None
+    arrived: List[Tuple[Path, Path]] = []
+    whole = False
     try:
         with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
             for member in tar:
+                whole = member.name == _WHOLE
                 target = Path("/" + member.name)
-                if ".." in target.parts or not member.isfile() or not _within(target, writes):
+                if whole or ".." in target.parts or not member.isfile() or not _within(target, writes):
                     continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(target.name + ".part")
                 content = tar.extractfile(member)
                 assert content is not None
+                incoming.mkdir(parents=True, exist_ok=True)
+                part = incoming / str(len(arrived))
                 with open(str(part), "wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
-                os.replace(str(part), str(target))
+                arrived.append((part, target))
+        if not whole:
+            raise EOFError
+        for part, target in arrived:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(str(part), str(target))
     except (tarfile.TarError, EOFError):
-        raise link.failure(process) from None
-    process.communicate()
+        raise errors.BrokenError(
+            "what the job wrote did not come back whole from the toolchain server",
+            "run this rung again",
+            kind="connection",
+            console=(process.stderr.read().decode("utf-8", "replace") if process.stderr is not None and process.wait() is not None else ""),
+            host=link.place.host,
+            **link.where,
+        ) from None
+    except OSError as error:
+        raise errors.BrokenError(
+            "what the job wrote cannot be kept here: {}".format(error),
+            "free space in the data folder, then run this rung again",
+            kind="disk_full" if error.errno == errno.ENOSPC else "disk",
+            **link.where,
+        ) from error
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(str(incoming), ignore_errors=True)

@@ -1,7 +1,7 @@
 """`python -I supervise.py JOB.json`: runs one job under its limits, and outlives neither the job nor whoever asked for it.
 
 A process of its own, the same for an interpreter of this machine, a container and a toolchain server. It starts
-`python -m qatladder.runner JOB.json` in a session of its own and ends that whole session when the job
+`python -m qatladder.runner JOB.json` in a session of its own and an empty folder, and ends it with all it started when the job
 
 * has returned (a child it leaves behind goes with it),
 * takes longer than `limits.seconds`,
@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,8 +39,13 @@ MEMORY_POLL = 0.25
 def main(job_file: str) -> int:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     started = time.monotonic()
+    adopt()
+    scratch = Path(job_file).with_name("scratch")  # `python -m` looks for modules in the working folder first
+    shutil.rmtree(str(scratch), ignore_errors=True)
+    scratch.mkdir()
     child = subprocess.Popen(
         [sys.executable, "-m", "qatladder.runner", job_file],
+        cwd=str(scratch),
         env=_variables(job),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -54,8 +60,9 @@ def main(job_file: str) -> int:
         if child.returncode == -signal.SIGKILL and oom_kills() > kills:
             reason = "memory"
     finally:
-        end_session(child.pid)
+        end(child.pid)
         child.wait()
+        shutil.rmtree(str(scratch), ignore_errors=True)
         code = child.returncode if reason == "exit" else None
         if watch.peak_mb is not None:  # a short job ends between two looks; the kernel knows its largest process
             watch.peak_mb = max(watch.peak_mb, round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6, 1))
@@ -69,16 +76,14 @@ def main(job_file: str) -> int:
 
 def _die_with_me() -> None:
     """Should the supervisor itself be killed, the kernel kills the job (Linux)."""
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        pass
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _variables(job: Dict[str, Any]) -> Dict[str, str]:
     """The job's environment variables: those of this process, those of the job file, and the folders in front of PATH and PYTHONPATH."""
     given = job.get("environment", {})
     variables = dict(os.environ)
+    variables.update(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1")
     variables.update(given.get("variables", {}))
     if given.get("path"):
         variables["PATH"] = os.pathsep.join([*given["path"], variables.get("PATH", os.defpath)])
@@ -107,7 +112,7 @@ class _Watch:
                 return "timeout"
             if now >= look:
                 look = now + MEMORY_POLL
-                memory = session_memory_mb(self.child.pid)
+                memory = memory_mb(descendants(os.getpid()))
                 if memory is not None:
                     self.peak_mb = max(memory, self.peak_mb or 0.0)
                     if self.limit_mb is not None and memory > self.limit_mb:
@@ -125,9 +130,9 @@ class _Watch:
         return now - self.heard <= self.heartbeat
 
 
-def session_pids(session: int) -> List[int]:
-    """The processes of a session, from /proc; empty where there is none."""
-    found = []
+def descendants(pid: int) -> List[int]:
+    """The processes a process started, and those they started, from /proc; empty where there is none. Zombies are left out."""
+    children: Dict[int, List[int]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
         if name.isdigit():
             try:
@@ -135,15 +140,21 @@ def session_pids(session: int) -> List[int]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue
-            if int(fields[3]) == session and fields[0] != b"Z":
-                found.append(int(name))
+            if fields[0] != b"Z":
+                children.setdefault(int(fields[1]), []).append(int(name))
+    found: List[int] = []
+    waiting = [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            found.append(child)
+            waiting.append(child)
     return found
 
 
-def session_memory_mb(session: int) -> Optional[float]:
-    """Resident memory of all processes of a session in MB (10^6 bytes), a page that k of them share counted 1/k in each; None off Linux."""
+def memory_mb(pids: List[int]) -> Optional[float]:
+    """Resident memory of processes in MB (10^6 bytes), a page that k of them share counted 1/k in each; None off Linux."""
     total, seen = 0, False
-    for pid in session_pids(session):
+    for pid in pids:
         try:
             with open("/proc/{}/smaps_rollup".format(pid), "rb") as file:
                 kilobytes = [int(line.split()[1]) for line in file if line.startswith(b"Pss:")]
@@ -170,22 +181,34 @@ def oom_kills() -> int:
     return 0
 
 
-def end_session(session: int) -> None:
-    """Kill every process of a session; one that forks while it is killed is caught by the next look."""
+def end(child: int) -> None:
+    """Kill a job and whatever it started, in whatever session: orphans come to this process (see `adopt`)."""
     try:
-        os.killpg(session, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         pass
-    for _ in range(20):
-        pids = session_pids(session)
+    for _ in range(50):
+        pids = descendants(os.getpid())
         if not pids:
             return
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
                 pass
         time.sleep(0.01)
+
+
+def adopt() -> None:
+    """Become the parent of every orphan below this process (Linux), so that none leaves by a session of its own."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _prctl(option: int, value: int) -> None:
+    try:
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    except (OSError, AttributeError):
+        pass
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.unit.stores import KEYS, make_bucket
 
+from qatladder import settings as settings_module
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence import store as store_module
 from qatladder.evidence.store import S3Access, S3Store, open_store, s3_access
@@ -262,6 +263,6 @@ class TestConnection:
         monkeypatch.delenv("AIRFLOW_CONN_EVIDENCE")
         with pytest.raises(ConfigError, match="no such connection"):
             s3_access(load_settings())
-        monkeypatch.setattr(store_module, "connections", None)
+        monkeypatch.setattr(settings_module, "s3_connections", None)
         with pytest.raises(ConfigError, match="only Airflow can read"):
             s3_access(load_settings())

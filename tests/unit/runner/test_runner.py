@@ -311,3 +311,73 @@ def test_an_adapter_may_have_dataclasses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such option") as caught:
         load_adapter(f"{tmp_path}/data.py:Toy", {"colour": "red"})
     assert caught.value.where["found"] == "colour"
+
+
+STRAY = """
+import subprocess, sys, threading, time
+import numpy as np
+from qatladder.runner.adapter import Adapter, Sample
+
+class Toy(Adapter):
+    def __init__(self, how, marker):
+        self.how, self.marker = how, marker
+
+    def samples(self, split, limit=None):
+        if self.how == "session":
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", self.marker], start_new_session=True)
+            time.sleep(300)
+        if self.how == "exit":
+            sys.exit("the checkpoint has no head")
+        if self.how == "thread":
+            threading.Thread(target=time.sleep, args=(300,)).start()
+        yield Sample({"x": np.ones(1, np.float32)}, 0)
+
+    def preprocess(self, inputs):
+        return {"x": inputs["x"][None]}
+
+    def postprocess(self, outputs):
+        return 0
+
+    def score(self, predictions, targets):
+        return {"accuracy": 1.0}
+
+    def load(self, rung, artifact):
+        return lambda tensors: tensors
+"""
+
+
+def stray(folder: Path, how: str, timeout: float) -> tuple[object, str]:
+    marker = f"marker-{time.monotonic_ns()}"
+    (folder / "toy.py").write_text(STRAY)
+    (folder / "m").write_text("")
+    args = {"adapter": f"{folder}/toy.py:Toy", "options": {"how": how, "marker": marker}, "rung": "float", "artifact": f"{folder}/m"}
+    args.update(split="evaluation", limit=None, out=f"{folder}/out")
+    call = "qatladder.runner.evaluate:evaluate"
+    return lambda: run_job(Environment("lab", Path(sys.executable)), call, args, folder / "job", timeout=timeout), marker
+
+
+def test_a_child_with_a_session_of_its_own_goes_too(tmp_path: Path) -> None:
+    run, marker = stray(tmp_path, "session", 3.0)
+    with pytest.raises(BrokenError) as caught:
+        run()  # type: ignore[operator]
+    assert caught.value.kind == "timeout"
+    assert marker not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_an_adapter_that_exits_is_the_models_fault(tmp_path: Path) -> None:
+    run, _ = stray(tmp_path, "exit", 60.0)
+    with pytest.raises(RunnerError, match="the checkpoint has no head"):
+        run()  # type: ignore[operator]
+
+
+def test_a_thread_left_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
+    run, _ = stray(tmp_path, "thread", 30.0)
+    started = time.monotonic()
+    assert run().value["metrics"] == {"accuracy": 1.0}  # type: ignore[operator]
+    assert time.monotonic() - started < 20
+
+
+def test_a_folder_is_no_interpreter(tmp_path: Path) -> None:
+    with pytest.raises(BrokenError, match="cannot be run") as caught:
+        run_job(Environment("lab", tmp_path), "qatladder.runner.probe:probe", {}, tmp_path / "job")
+    assert caught.value.kind == "environment_missing"
