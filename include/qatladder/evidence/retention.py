@@ -5,7 +5,8 @@ A run stays whole or goes whole. It stays when it is
 * of the newest nights (`keep_nights` days on which runs started),
 * a finding: a ladder in it did not ship,
 * a baseline: the newest run in which a ladder shipped, for every ladder,
-* not whole and younger than `GRACE_DAYS`: it may still be running.
+* not whole and younger than `GRACE_DAYS`: it may still be running, or
+* whole by its manifest, and its report cannot be read: nobody knows what it found.
 
 Its manifest goes first: from then on nothing of it is promised, and an interruption anywhere leaves a run that is not whole and goes the next
 time. Objects go last, and only those that no JSON file of what stays mentions, and that nobody stored or stored again within
@@ -17,7 +18,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qatladder.errors import ConfigError
@@ -35,7 +36,7 @@ class Kept:
     """Why each run stays, and what goes.
 
     Attributes:
-        runs: reason per run that stays: `new`, `finding`, `baseline`, `unfinished`.
+        runs: reason per run that stays: `new`, `finding`, `baseline`, `unfinished`, `unreadable`.
         gone: runs that go.
         records: keys of conversions nobody used for as long.
         objects: keys of objects that go.
@@ -72,7 +73,8 @@ def sweep(store: Store, keep_nights: int, now: float, dry_run: bool = False, log
                 store.delete_key(key)
     for key in kept.records if not dry_run else ():
         store.delete_key(key)
-    named = _named(store, set(kept.gone), set(kept.records))
+    readable = {run for run, reason in kept.runs.items() if reason not in ("unfinished", "unreadable")}
+    named = _named(store, set(kept.gone), set(kept.records), readable)
     for item in store.items("objects/"):
         digest = item.key.split("/")[-1].partition(".")[0].encode()
         young = now - 86400 * GRACE_DAYS
@@ -105,9 +107,12 @@ def _runs(store: Store, keep_nights: int, now: float) -> Kept:
         run = item.key.split("/")[1]
         newest[run] = max(item.modified, newest.get(run, 0.0))
     for run in store.runs():
-        report = json.loads(store.read_run_file(run, "report.json"))
-        ladders = tuple((item["model"], item["version"], item["target"], item["verdict"]) for item in report["ladders"])
-        whole[run] = _Run(_when(report["run"]["started"]), ladders)
+        try:
+            report = json.loads(store.read_run_file(run, "report.json"))
+            ladders = tuple((item["model"], item["version"], item["target"], item["verdict"]) for item in report["ladders"])
+            whole[run] = _Run(_when(report["run"]["started"]), ladders)
+        except (FileNotFoundError, ValueError, KeyError):
+            kept.runs[run] = "unreadable"
     nights = sorted({found.started[:10] for found in whole.values()}, reverse=True)[:keep_nights]
     shipped: dict[tuple[str, ...], tuple[str, str]] = {}
     for run, found in whole.items():
@@ -116,7 +121,7 @@ def _runs(store: Store, keep_nights: int, now: float) -> Kept:
                 shipped[tuple(ladder)] = max(shipped.get(tuple(ladder), ("", "")), (found.started, run))
     baselines = {run for _, run in shipped.values()}
     for run in sorted(newest):
-        if run in RECORDS:
+        if run in RECORDS or run in kept.runs:
             continue
         if run not in whole:
             reason = "unfinished" if newest[run] > now - 86400 * GRACE_DAYS else ""
@@ -137,15 +142,14 @@ def _when(started: str) -> str:
     return datetime.datetime.fromisoformat(started).astimezone(datetime.UTC).isoformat()
 
 
-def _named(store: Store, gone: Iterable[str], records: Iterable[str]) -> set[bytes]:
+def _named(store: Store, gone: set[str], records: set[str], readable: set[str]) -> set[bytes]:
     """Every sha256 that a JSON file of what stays mentions: more than it refers to, never less."""
-    gone, records, named = set(gone), set(records), set()
-    whole = set(store.runs()) - gone
+    named: set[bytes] = set()
     for key in list(store.keys("runs/")):
         run, name = key.split("/")[1], key.split("/")[-1]
         if run in gone or key in records or not name.endswith(".json"):
             continue
-        if run in whole and name not in ("manifest.json", "report.json"):
+        if run in readable and name not in ("manifest.json", "report.json"):
             continue  # the report of a whole run holds all of its rungs
         try:
             named |= set(_DIGEST.findall(store.read_key(key)))

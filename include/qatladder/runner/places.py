@@ -114,12 +114,12 @@ def _is_path(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """The same arguments without `..` in their absolute paths: a place lays files out by their names."""
+    """The same arguments without `..` in their absolute paths, past links as the system goes: a place lays files out by their names."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return os.path.normpath(value) if _is_path(value) and ".." in Path(value).parts else value
+    return os.path.realpath(value) if _is_path(value) and ".." in Path(value).parts else value
 
 
 def _within(path: Path, folders: Any) -> bool:
@@ -215,9 +215,7 @@ class _Link:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        deadline = threading.Timer(STAGE_SECONDS, process.kill)
-        deadline.daemon = True
-        deadline.start()
+        threading.Thread(target=_end_late, args=(process,), daemon=True).start()
         assert process.stdin is not None
         try:
             process.stdin.write(script + json.dumps({"root": self.place.folder, **request}).encode() + b"\n")
@@ -283,6 +281,14 @@ class _Link:
         )
 
 
+def _end_late(process: subprocess.Popen[bytes]) -> None:
+    """Kill a transfer that takes longer than any should."""
+    try:
+        process.wait(STAGE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 @dataclass
 class _Cargo:
     """What travels to a server: files by content, under the paths they shall have there."""
@@ -335,7 +341,7 @@ def server(
     for path in sorted(reads):
         if not _within(path.parent, reads):
             cargo.add("files" + str(path), path)
-    for package in ("errors.py", "__init__.py", "numerics", "runner", "toolchains", "quality"):
+    for package in ("errors.py", "__init__.py", "numerics", "runner", "toolchains"):
         cargo.add("library/qatladder/" + package, LIBRARY / "qatladder" / package)
     name = "{}-{}".format(folder.name, uuid.uuid4().hex[:12])
     with tempfile.TemporaryDirectory(prefix="ql-", dir="/tmp") as sockets:  # a socket's path may have 108 bytes at most

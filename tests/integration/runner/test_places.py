@@ -457,3 +457,11 @@ def test_a_name_never_leaves_a_jobs_folder(openssh: BoardSpec, tmp_path: Path) -
     with pytest.raises(BrokenError, match="leaves the job's folder"):
         link.answer(process)
     assert not (tmp_path / "there" / "escaped").exists()
+
+
+def test_dots_lead_where_the_system_says(tmp_path: Path) -> None:
+    """`link/../x` is beside the link's target, not beside the link."""
+    (tmp_path / "far" / "inner").mkdir(parents=True)
+    (tmp_path / "far" / "x").write_text("")
+    (tmp_path / "link").symlink_to("far/inner")
+    assert places.plain({"a": [f"{tmp_path}/link/../x"], "b": "../x"}) == {"a": [str(tmp_path.resolve() / "far" / "x")], "b": "../x"}

@@ -206,3 +206,15 @@ def test_every_store_knows_ages_and_forgets_only_what_is_old(store: Store, tmp_p
     assert store.fetch(mentioned, tmp_path / "x").read_bytes() == b"mentioned"
     with pytest.raises(BrokenError):
         store.fetch(loose, tmp_path / "y")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_run_whose_report_cannot_be_read_stays_with_all_it_mentions(lab: Lab, tmp_path: Path, damage: str) -> None:
+    old = lab.night(40, {"a": "ship"})
+    lab.night(1, {"a": "ship"})
+    report = lab.store.root / "runs" / old / "report.json"
+    report.unlink() if damage == "missing" else report.write_bytes(report.read_bytes()[:30])
+    (lab.store.root / "runs" / old / "manifest.json").write_text("{}")
+    kept = lab.sweep(keep=1)
+    assert kept.runs[old] == "unreadable"
+    assert lab.whole(old, tmp_path / "out")
