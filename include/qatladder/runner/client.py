@@ -194,13 +194,14 @@ def run_job(
         )
     if ended["reason"] == "memory":
         raise errors.BrokenError(
-            "the job needs more memory than its environment allows and was ended at {:.0f} MB".format(ended["peak_memory_mb"] or 0),
+            "the job needs more memory than {}, all its environment {} allows, and was ended at {:.0f} MB".format(
+                "{} MB".format(environment.memory_mb) if environment.memory_mb else "its container may have",
+                environment.name,
+                ended["peak_memory_mb"] or 0,
+            ),
             kind="memory",
             console=console,
             call=call,
-            expected="at most {} (environment {})".format(
-                "{} MB".format(environment.memory_mb) if environment.memory_mb else "what its container may have", environment.name
-            ),
             next_step="a smaller `batch` of the adapter needs less; or raise `memory_gb` of the environment in zoo.yaml",
             **where,
         )

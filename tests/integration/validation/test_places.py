@@ -82,6 +82,9 @@ def test_a_ladder_spread_over_a_container_and_a_server(
         ours, theirs = (next(item for item in result.rungs if item.rung == rung) for result in (here, there))
         assert ours.facts.get("identity") == theirs.facts.get("identity")
     assert measured(here) == measured(there)
+    trained = next(item for item in there.rungs if item.rung == "float").facts
+    assert trained["peak_memory_mb"] > 100, "torch alone takes more"
+    assert len(trained["environments"]["trainers"]["sha256"]) == 64
     assert list((tmp_path / "there" / "jobs").iterdir()) == [], "the server keeps no job"
 
 

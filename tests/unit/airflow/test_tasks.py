@@ -173,3 +173,26 @@ def test_the_summary_prints_the_table_and_returns_little(ladder, context, home, 
 def test_a_run_without_a_plan_has_no_summary(context):
     with pytest.raises(AirflowFailException, match="nothing was planned"):
         tasks.summarise(None, context)
+
+
+def test_housekeeping_lets_old_nights_go_and_compacts_closed_months(home, log_lines):
+    from tests.unit.history.test_history import night
+
+    from qatladder.history import facts_of, write_facts
+    from qatladder.reports.report import report_json
+
+    store = open_store(load_settings())
+    for number in (1, 2, 3):
+        results, run = night(number)
+        write_facts(store, facts_of(results, run), run)
+        store.write_run_file(run["id"], "report.json", json.dumps(report_json(results, run)).encode())
+        store.write_run_file(run["id"], "manifest.json", b"{}")
+    assert tasks.retention({"keep_nights": 1, "dry_run": True}) == {"stay": 1, "go": 2, "objects": 0, "bytes": 0}
+    assert len(store.runs()) == 3
+    assert tasks.retention({"keep_nights": 1, "dry_run": False})["go"] == 2
+    assert store.runs() == ["night-20261003"]
+    (whole,) = tasks.compact_history()
+    assert "whole-" in whole
+    assert len(list(store.keys("history/facts/"))) == 1
+    with pytest.raises(AirflowFailException, match="at least one night"):
+        tasks.retention({"keep_nights": 0, "dry_run": False})

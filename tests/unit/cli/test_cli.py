@@ -249,3 +249,31 @@ def test_an_environment_is_in_one_place(qatladder: Any, tmp_path: Path, monkeypa
     result = qatladder("env", "list")
     assert result.code == cli.USAGE
     assert "not both" in result.err
+
+
+def test_the_history_is_shown_and_old_nights_go(qatladder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.history.test_history import night
+
+    from qatladder.evidence import open_store
+    from qatladder.reports.report import report_json
+    from qatladder.settings import load_settings
+
+    monkeypatch.setenv("QATLADDER_HOME", str(tmp_path))
+    monkeypatch.delenv("QATLADDER_STORE", raising=False)
+    store = open_store(load_settings())
+    for number in (1, 2):
+        results, run = night(number, failing="hbm.compile" if number == 2 else "")
+        store.write_run_file(run["id"], "report.json", json.dumps(report_json(results, run)).encode())
+        store.write_run_file(run["id"], "manifest.json", b"{}")
+    assert qatladder("history", "rebuild").out.split() == ["night-20261001", "night-20261002"]
+    first, second = qatladder("history", "zoo").out.splitlines()[1:]
+    assert "no-ship" in first and "2026-10-01" in first.split("2026-10-02")[1]
+    assert " ship " in second
+    shown = qatladder("history", "show", "model_0").out
+    assert "hbm.compile        PF" in shown and "float.accuracy     PP" in shown
+    assert len(json.loads(qatladder("history", "show", "model_0", "--json").out)) == 32
+    assert qatladder("history", "show", "ghost").code == cli.USAGE
+    assert "1 runs stay" not in qatladder("evidence", "sweep", "--keep", "1", "--dry-run").out
+    assert "night-20261001 stays: baseline" in qatladder("evidence", "sweep", "--keep", "1").out
+    assert qatladder("evidence", "sweep", "--keep", "0").code == cli.USAGE
+    assert "whole-" in qatladder("history", "compact").out

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,3 +140,31 @@ def test_an_adapter_without_torch_fails_as_before(toy_zoo: ToyZoo, in_process: N
     assert check.values["precision_problem"].startswith("no torch module ran")
     assert any("the layers cannot be compared" in line for line in lines)
     assert check.cause
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_the_vendors_tool_writes_is_further_evidence(climb: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dies: bool) -> None:
+    """A stand-in of horizon_plugin_profiler in the environment; the verdict is ours with it, without it, and when it dies."""
+
+    class QuantAnalysis:
+        def __init__(self, plain: Any, quantised: Any, kind: str, out_dir: str) -> None:
+            self.out = Path(out_dir)
+
+        def set_bad_case(self, sample: Any) -> None: ...
+
+        def run(self) -> None: ...
+
+        def compare_per_layer(self) -> None:
+            (self.out / "compare_per_layer_out.txt").write_text("layers")
+
+        def sensitivity(self) -> None:
+            if dies:
+                raise RuntimeError("no such op")
+
+    monkeypatch.setitem(sys.modules, "horizon_plugin_profiler", SimpleNamespace(QuantAnalysis=QuantAnalysis))
+    check, lines = climb([0.03, 0.0008])
+    assert check.cause.startswith("5 clamps")
+    (item,) = [item for item in check.evidence if item.name == "QuantAnalysis.tar"]
+    with tarfile.open(open_store(load_settings()).fetch(item, tmp_path / "x.tar")) as tar:
+        assert tar.getnames() == ["QuantAnalysis/compare_per_layer_out.txt"]
+    assert any("did not finish: RuntimeError: no such op" in line for line in lines) == dies
