@@ -27,6 +27,11 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.05)
 
 
+def hear_ctrl_c() -> None:
+    """A shell has what it runs in the background ignore Ctrl-C, and the tests may be run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def slow_zoo(toy_zoo: ToyZoo, monkeypatch: pytest.MonkeyPatch) -> ToyZoo:
     """A model that loads for ever and writes down its process, and a virtual board on a free port.
@@ -55,6 +60,7 @@ def test_a_run_that_is_ended_leaves_nothing_behind(slow_zoo: ToyZoo, number: sig
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     server = None
     try:
@@ -85,6 +91,7 @@ def test_a_board_that_is_being_started_is_stopped_too(slow_zoo: ToyZoo) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         wait_for(log.exists, process)  # made just before the server's process
