@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.processes import running
 
 from qatladder.boards.fleet import BoardSpec
 from qatladder.errors import BrokenError, ConfigError, RunnerError
@@ -116,15 +117,11 @@ def evaluate(environment: Environment, folder: Path, misbehave: str = "", marker
     return run_job(environment, call, args, folder / "job", log=lines.append, model="toy", **{"timeout": 120, **extra}), lines
 
 
-def alive(marker: str) -> bool:
-    return marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-
-
 def gone(marker: str) -> bool:
     deadline = time.monotonic() + 15
-    while alive(marker) and time.monotonic() < deadline:
+    while running(marker) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return not alive(marker)
+    return not running(marker)
 
 
 def test_the_answer_and_the_files_come_back(environment: Make, tmp_path: Path) -> None:
@@ -177,9 +174,9 @@ def test_a_killed_worker_takes_its_job_along(environment: Make, tmp_path: Path) 
     root = Path(__file__).resolve().parents[3]
     worker = subprocess.Popen([sys.executable, program], env={**os.environ, "PYTHONPATH": f"{LIBRARY}:{root}"}, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not alive(f"time.sleep(300) {marker}") and time.monotonic() < deadline:
+    while not running(f"time.sleep(300) {marker}") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert alive(f"time.sleep(300) {marker}")
+    assert running(f"time.sleep(300) {marker}")
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     assert gone(f"time.sleep(300) {marker}")

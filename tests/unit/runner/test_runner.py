@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.processes import running
 
 from qatladder.errors import ArtifactError, BrokenError, ConfigError, RunnerError
 from qatladder.runner.client import Environment, run_job
@@ -124,8 +125,7 @@ def test_a_job_out_of_time_is_ended_with_its_children(environment: Environment, 
         evaluate(environment, adapter, tmp_path, "hang", timeout=3.0)
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 30
-    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in listing
+    assert not running(str(tmp_path))
 
 
 def test_a_missing_interpreter_is_broken_and_says_which(adapter: str, tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_a_child_with_a_session_of_its_own_goes_too(tmp_path: Path) -> None:
     with pytest.raises(BrokenError) as caught:
         run()  # type: ignore[operator]
     assert caught.value.kind == "timeout"
-    assert marker not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not running(marker)
 
 
 def test_an_adapter_that_exits_is_the_models_fault(tmp_path: Path) -> None:
