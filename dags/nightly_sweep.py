@@ -48,7 +48,9 @@ verdict: `ship`, `no-ship` with the first failed check, or `undecided`.
             title="Rungs",
             description_md="With fewer than six rungs no ladder can get `ship`.",
         ),
-        "force": Param(False, type="boolean", title="Force", description_md="Convert and compile again what is unchanged."),
+        "force": Param(
+            False, type="boolean", title="Force", description_md="Answer again what is unchanged: evaluate, convert, compile and run anew."
+        ),
     },
 )
 def nightly_sweep() -> None:

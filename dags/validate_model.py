@@ -54,7 +54,9 @@ all of them. A single rung may be asked for while a model is being worked on; `s
             title="Rungs",
             description_md="With fewer than six rungs no ladder can get `ship`.",
         ),
-        "force": Param(False, type="boolean", title="Force", description_md="Convert and compile again what is unchanged."),
+        "force": Param(
+            False, type="boolean", title="Force", description_md="Answer again what is unchanged: evaluate, convert, compile and run anew."
+        ),
     },
 )
 def validate_model() -> None:

@@ -36,7 +36,7 @@ USAGE = 3
 console = Console(stderr=True)
 
 rungs_option = click.option("--rungs", help="Only these rungs, separated by commas, e.g. float,calib.")
-force_option = click.option("--force", is_flag=True, help="Convert and compile again what is unchanged.")
+force_option = click.option("--force", is_flag=True, help="Answer again what is unchanged: evaluate, convert, compile and run anew.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print what the tools print.")
 
@@ -309,16 +309,21 @@ def _climb(
     verbose: bool,
 ) -> None:
     from qatladder.reports.text import ladder_text, verdict_table
-    from qatladder.validation import finish_ladder, finish_run, new_run_id, plan, run_rung
+    from qatladder.validation import carry_over, finish_ladder, finish_run, new_run_id, plan, run_rung
 
     ladders = plan(models, version, target, [name.strip() for name in rungs.split(",")] if rungs else None, force)
     run_id = new_run_id()
     log: Callable[[str], None] = (lambda line: console.print(line, markup=False, highlight=False)) if verbose else (lambda line: None)
     with _virtual_boards(ladders), _progress() as progress:
         bar = progress.add_task("", total=sum(len(ladder["rungs"]) for ladder in ladders))
+        progress.update(bar, description="what has changed")
+        unchanged = carry_over(ladders, run_id, log)
         for ladder in ladders:
             for rung in ladder["rungs"]:
                 progress.update(bar, description=f"{ladder['label']}  {rung}")
+                if ladder in unchanged:
+                    progress.advance(bar)
+                    continue
                 try:
                     run_rung(ladder, rung, run_id, log)
                 except BrokenError as error:  # the store, say: this rung has no answer, and `finish_ladder` says so; the others may

@@ -8,6 +8,7 @@ QATLADDER_S3_ENDPOINT    endpoint of an S3-compatible server, when the store is 
 QATLADDER_S3_CONNECTION  Airflow connection with its credentials; default: boto3's usual chain (AWS_...)
 QATLADDER_S3_ENCRYPTION  encryption the server applies: AES256 or aws:kms; default: the bucket's own
 QATLADDER_S3_KMS_KEY     key for aws:kms; default: the account's
+QATLADDER_CARRY_DAYS     a rung's unchanged answer is carried over for so many days before it is asked for anew; default: 30, 0: never
 QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
 QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
 QATLADDER_ALERTS         comma-separated apprise URLs; default: a file in <home>/alerts
@@ -19,6 +20,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from qatladder.errors import ConfigError
 
 s3_connections: Callable[[str], dict[str, str | None]] | None = None
 """Looks up QATLADDER_S3_CONNECTION: fields of `evidence.store.S3Access`. `qatladder.airflow` sets it: only Airflow knows its connections."""
@@ -38,6 +41,7 @@ class Settings:
     s3_connection: str | None
     s3_encryption: str | None
     s3_kms_key: str | None
+    carry_days: float
     vendor: bool
     vendor_python: Path
     alerts: tuple[str, ...]
@@ -46,6 +50,14 @@ class Settings:
     def work(self) -> Path:
         """Scratch files of running rungs; safe to delete when nothing runs."""
         return self.home / "work"
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name) or str(default)
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError("not a number", setting=name, expected=f"a number such as {default:g}", found=text) from None
 
 
 def load_settings() -> Settings:
@@ -62,6 +74,7 @@ def load_settings() -> Settings:
         s3_connection=get("QATLADDER_S3_CONNECTION") or None,
         s3_encryption=get("QATLADDER_S3_ENCRYPTION") or None,
         s3_kms_key=get("QATLADDER_S3_KMS_KEY") or None,
+        carry_days=_number("QATLADDER_CARRY_DAYS", 30.0),
         vendor=get("QATLADDER_VENDOR", "1") != "0",
         vendor_python=Path(get("QATLADDER_VENDOR_PYTHON") or PROJECT / ".venv-vendor" / "bin" / "python").expanduser(),
         alerts=tuple(url.strip() for url in get("QATLADDER_ALERTS", "").split(",") if url.strip()),

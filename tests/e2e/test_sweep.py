@@ -162,15 +162,32 @@ def test_the_ui_shows_past_sweeps_behind_a_password_on_loopback_and_stops_on_ctr
     assert running(home) == []
 
 
+def test_a_second_sweep_over_an_unchanged_zoo_climbs_nothing(sweep, run_id, home, environment, monkeypatch):
+    again = subprocess.run([*SERVICES, "sweep"], capture_output=True, text=True, check=False, env=environment)
+    assert again.returncode == 0, again.stdout + again.stderr
+    second = re.search(r"nightly_sweep (sweep-\S+)", again.stdout)[1]
+    assert second != run_id
+    assert not (home / "airflow/logs/dag_id=nightly_sweep" / f"run_id={second}" / "task_id=on_virtual-x5.float").exists()
+    monkeypatch.setenv("QATLADDER_HOME", str(home))
+    monkeypatch.delenv("QATLADDER_STORE", raising=False)
+    store = open_store(load_settings())
+    report = json.loads(store.read_run_file(f"nightly_sweep@{second}", "report.json"))
+    assert {ladder["model"]: (ladder["verdict"], ladder["first_failed_check"]) for ladder in report["ladders"]} == EXPECTED
+    for ladder in report["ladders"]:
+        assert {rung["carried"].get("run_id") for rung in ladder["rungs"]} == {f"nightly_sweep@{run_id}"}, ladder["model"]
+        assert re.search(rf"^{ladder['model']} .*unchanged", again.stdout, re.MULTILINE)
+
+
 def test_a_sweep_survives_the_death_of_the_one_before(sweep, home, environment, tmp_path):
     log = tmp_path / "killed.txt"
+    anew = {**environment, "QATLADDER_CARRY_DAYS": "0"}
     with log.open("wb") as out:
-        killed = subprocess.Popen([*SERVICES, "sweep", "--models", "digits_cnn"], stdout=out, stderr=subprocess.STDOUT, env=environment)
+        killed = subprocess.Popen([*SERVICES, "sweep", "--models", "digits_cnn"], stdout=out, stderr=subprocess.STDOUT, env=anew)
     wait_for("sweep-", log, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
     again = subprocess.run(
-        [*SERVICES, "sweep", "--models", "wdbc_mlp", "--rungs", "float"], capture_output=True, text=True, check=False, env=environment
+        [*SERVICES, "sweep", "--models", "wdbc_mlp", "--rungs", "float"], capture_output=True, text=True, check=False, env=anew
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert "was interrupted; marked failed" in again.stdout

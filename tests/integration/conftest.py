@@ -24,6 +24,12 @@ TRAINED = load_settings().home / "zoo"
 
 
 @pytest.fixture(autouse=True)
+def _climbed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is carried over: these tests break what no key knows of."""
+    monkeypatch.setenv("QATLADDER_CARRY_DAYS", "0")
+
+
+@pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("vendor") and (reason := Hmct(load_settings()).unavailable()):
         pytest.skip(reason)

@@ -3,6 +3,8 @@
     plan ─> ladders of board A ─> [ float ─> calib ─> qat ─> int ─> hbm ─> board ─> verdict ] x ladder ─┐
         └─> ladders of board B ─> [ ...                                                     ] x ladder ─┴─> summary ─> alert
 
+A ladder of which nothing has changed since it was last climbed is carried over by `plan` and goes straight to the summary.
+
 One mapped task group per board, because Airflow takes a mapped task's pool from the DAG and not from the mapped value:
 this is what lets every board have a pool of its own, with one slot. A rung runs after the one below it whatever that one
 found (`all_done`): its checks are skipped, with the reason, where they need something that is not there.
@@ -75,7 +77,8 @@ def validation_flow() -> None:
 
 @task(task_id="plan", **RETRIES)
 def _plan(slots: list[str]) -> dict[str, list[Ladder]]:
-    return tasks.plan_ladders(_context()["params"], slots)
+    context = _context()
+    return tasks.plan_ladders(context["params"], slots, tasks.run_key_of(context))
 
 
 @task

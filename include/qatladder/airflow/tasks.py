@@ -16,6 +16,9 @@ from qatladder.airflow.names import NO_BOARD, run_key
 
 log = logging.getLogger(__name__)
 
+UNCHANGED = "unchanged"
+"""Slot of the ladders that need not be climbed."""
+
 Ladder = dict[str, Any]
 """One ladder as `qatladder.validation.plan` describes it."""
 
@@ -26,18 +29,20 @@ def say(text: str) -> None:
         log.info("%s", line)
 
 
-def plan_ladders(params: Mapping[str, Any], slots: Sequence[str]) -> dict[str, list[Ladder]]:
-    """The run's ladders by slot: the board the plan gave each one, or `no_board`.
+def plan_ladders(params: Mapping[str, Any], slots: Sequence[str], run_id: str) -> dict[str, list[Ladder]]:
+    """The run's ladders by slot: the board the plan gave each one, `no_board`, or `unchanged`: carried over, nothing to climb.
 
     Args:
         params: the DAG run's params: `models` or `model`, `version`, `target`, `rungs`; absent or None means all;
-            `force`: convert again what is unchanged.
+            `force`: answer again what is unchanged.
         slots: the slots the DAG has a group for.
+        run_id: the object store's name of the run.
 
     Raises:
         AirflowFailException: the zoo or a param is wrong, or no ladder matches.
     """
-    from qatladder.validation import plan
+    from qatladder.airflow.ssh import connect
+    from qatladder.validation import carry_over, plan
 
     models = params.get("models") or ([params["model"]] if params.get("model") else None)
     with airflow_errors():
@@ -48,13 +53,18 @@ def plan_ladders(params: Mapping[str, Any], slots: Sequence[str]) -> dict[str, l
             rungs=params.get("rungs"),
             force=bool(params.get("force")),
         )
+        unchanged = carry_over(ladders, run_id, say, connect=connect)
     planned: dict[str, list[Ladder]] = {slot: [] for slot in slots}
+    planned[UNCHANGED] = unchanged
     for ladder in ladders:
+        if ladder in unchanged:
+            continue
         # A board that joined the fleet after the DAG was parsed has no slot until the next parse.
         planned[ladder["board"] if ladder["board"] in planned else NO_BOARD].append(ladder)
     for slot, chosen in planned.items():
         for ladder in chosen:
-            say(f"{ladder['label']}: {' '.join(ladder['rungs'])}" + (f"; board {slot}" if slot != NO_BOARD else "; no board"))
+            what = {NO_BOARD: "no board", UNCHANGED: "unchanged, carried over"}.get(slot, f"board {slot}")
+            say(f"{ladder['label']}: {' '.join(ladder['rungs'])}; {what}")
     return planned
 
 

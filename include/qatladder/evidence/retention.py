@@ -25,8 +25,11 @@ from qatladder.errors import ConfigError
 from qatladder.evidence.store import Store
 
 GRACE_DAYS = 3.0
-RECORDS = ("conversions", "fleet")
+RECORDS = ("conversions", "rungs", "fleet")
 """Runs by name only: records of their own, which are no nights."""
+
+UNUSED_GO = ("conversions", "rungs")
+"""Those whose files go when nobody used them for as long: what may be carried over."""
 
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 
@@ -38,7 +41,7 @@ class Kept:
     Attributes:
         runs: reason per run that stays: `new`, `finding`, `baseline`, `unfinished`, `unreadable`.
         gone: runs that go.
-        records: keys of conversions nobody used for as long.
+        records: keys of conversions and rungs' answers nobody used for as long.
         objects: keys of objects that go.
         bytes: their size together.
     """
@@ -64,7 +67,7 @@ def sweep(store: Store, keep_nights: int, now: float, dry_run: bool = False, log
         raise ConfigError("at least one night stays", found=keep_nights, expected="keep_nights >= 1")
     kept = _runs(store, keep_nights, now)
     oldest = now - 86400 * max(float(keep_nights), GRACE_DAYS)
-    kept.records = [item.key for item in store.items("runs/conversions/") if item.modified < oldest]
+    kept.records = [item.key for name in UNUSED_GO for item in store.items(f"runs/{name}/") if item.modified < oldest]
     for run in kept.gone:
         log(f"{run} goes")
         if not dry_run:

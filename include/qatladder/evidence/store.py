@@ -150,6 +150,18 @@ class Store(ABC):
         temporary.replace(path)
         return path
 
+    def has(self, evidence: Evidence, use: bool = False) -> bool:
+        """Whether the object is there; with `use` it is also said to be needed, which retention goes by."""
+        key = self._object_key(evidence.sha256, evidence.name)
+        if use:
+            self._touch(key)
+        return self._exists(key)
+
+    def rested(self, key: str) -> float:
+        """Seconds since the file under a key was last written or used; infinity when it is not there."""
+        found = next(iter(self.items(key)), None)
+        return time.time() - found.modified if found else float("inf")
+
     def discard(self, evidence: Evidence) -> None:
         """Delete an object whose bytes turned out wrong, so that storing them again writes them anew."""
         self._delete(self._object_key(evidence.sha256, evidence.name))

@@ -128,6 +128,8 @@ class RungResult:
         facts: what later rungs and reports need to know (metrics, tool versions, tensor descriptions).
         started: ISO 8601 UTC.
         seconds: wall time.
+        carried: where the answers come from when nothing that determines them has changed since: `run_id` and `time` (ISO 8601 UTC); empty
+            when this run found them.
     """
 
     rung: Rung
@@ -136,6 +138,7 @@ class RungResult:
     facts: dict[str, Any] = field(default_factory=dict)
     started: str = ""
     seconds: float = 0.0
+    carried: dict[str, str] = field(default_factory=dict)
 
     def check(self, check_id: str) -> CheckResult | None:
         return next((check for check in self.checks if check.id == check_id), None)
@@ -148,6 +151,7 @@ class RungResult:
             "facts": self.facts,
             "started": self.started,
             "seconds": self.seconds,
+            "carried": self.carried,
         }
 
     @classmethod
@@ -159,6 +163,7 @@ class RungResult:
             facts=data.get("facts", {}),
             started=data.get("started", ""),
             seconds=data.get("seconds", 0.0),
+            carried=data.get("carried") or {},
         )
 
 
@@ -189,6 +194,15 @@ class LadderResult:
     @property
     def checks(self) -> tuple[CheckResult, ...]:
         return tuple(check for rung in self.rungs for check in rung.checks)
+
+    @property
+    def carried(self) -> list[tuple[str, str, list[Rung]]]:
+        """(run, when it first answered, rungs) of the answers that were carried over."""
+        found: dict[str, tuple[str, str, list[Rung]]] = {}
+        for rung in self.rungs:
+            if rung.carried:
+                found.setdefault(rung.carried["run_id"], (rung.carried["run_id"], rung.carried["time"], []))[2].append(rung.rung)
+        return list(found.values())
 
     @property
     def verdict(self) -> Verdict:

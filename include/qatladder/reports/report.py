@@ -84,6 +84,7 @@ def _ladder_view(ladder: Mapping[str, Any], index: int) -> dict[str, Any]:
     return {
         **ladder,
         "anchor": f"ladder-{index}",
+        "carried": _carried(ladder["rungs"]),
         "checks": checks,
         "deciding": next((check for check in checks if check["id"] == ladder.get("deciding_check")), None),
         "strip": [{"rung": name, "state": state, "symbol": _symbol(state)} for name, state in states.items()],
@@ -100,6 +101,15 @@ def _ladder_view(ladder: Mapping[str, Any], index: int) -> dict[str, Any]:
         ],
         "further": {name: rest for name, fact in facts.items() if (rest := {key: fact[key] for key in fact if key not in _SHOWN_FACTS})},
     }
+
+
+def _carried(rungs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Which rungs were carried over, by the run their answers are of."""
+    found: dict[str, dict[str, Any]] = {}
+    for rung in rungs:
+        if carried := rung.get("carried"):
+            found.setdefault(carried["run_id"], {**carried, "rungs": []})["rungs"].append(rung["rung"])
+    return list(found.values())
 
 
 def _state(checks: Sequence[Mapping[str, Any]]) -> str:

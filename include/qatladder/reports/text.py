@@ -25,9 +25,12 @@ def verdict_table(ladders: Sequence[LadderResult]) -> str:
     """One line per ladder: model, version, target, verdict, the first failed check, why; and a line with the totals."""
     rows = [("MODEL", "VERSION", "TARGET", "VERDICT", "FIRST FAILED CHECK", "WHY")]
     for ladder in ladders:
-        rows.append(
-            (ladder.model, ladder.version, ladder.target, str(ladder.verdict), ladder.first_failed_check or "-", _one_line(ladder.why))
-        )
+        carried = sum(len(rungs) for _, _, rungs in ladder.carried)
+        if carried == len(ladder.rungs) > 0:
+            why = f"{ladder.why}; unchanged since {ladder.carried[0][1]}"
+        else:
+            why = f"{ladder.why}; {carried} of {len(ladder.rungs)} rungs unchanged" if carried else ladder.why
+        rows.append((ladder.model, ladder.version, ladder.target, str(ladder.verdict), ladder.first_failed_check or "-", _one_line(why)))
     widths = [max(_width(row[column]) for row in rows) for column in range(5)]
     lines = ["  ".join([*(_pad(row[column], widths[column]) for column in range(5)), row[5]]).rstrip() for row in rows]
     lines.append("")
@@ -45,6 +48,7 @@ def ladder_text(ladder: LadderResult) -> str:
     """A ladder as a block: a title, one line per check, failed and open checks expanded, the verdict."""
     target = ladder.target + (f" ({ladder.toolchain})" if ladder.toolchain else "")
     lines = [f"{ladder.model} {ladder.version} on {target}"]
+    lines += [f"  = unchanged since {run} ({when}), carried over: {' '.join(rungs)}" for run, when, rungs in ladder.carried]
     width = max((len(check.id) for check in ladder.checks), default=0)
     for check in ladder.checks:
         lines.append(f"  {SYMBOLS[check.status]} {check.id:<{width}}   {_answer(check)}".rstrip())

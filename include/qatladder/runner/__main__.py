@@ -1,8 +1,9 @@
 """`python -m qatladder.runner JOB.json`: run one job and write `result.json` beside it.
 
 Job file:    {"protocol": 1, "call": "package.module:function", "args": {...}, and what only `supervise.py` reads:
-              "limits": {"seconds", "memory_mb", "heartbeat"}, "environment": {"variables", "path", "paths"}}
-Result file: {"protocol": 1, "ok": true, "value": ..., "seconds": ..., "environment": {...}}
+              "limits": {"seconds", "memory_mb", "heartbeat"}, "environment": {"variables", "path", "paths"}};
+              with "watch": [folders that say nothing], what it reads is noted (`qatladder.runner.seen`)
+Result file: {"protocol": 1, "ok": true, "value": ..., "seconds": ..., "environment": {...}, "seen": report or null}
          or  {"protocol": 1, "ok": false, "error": as `qatladder.runner.failures.describe` has it, ...}
 
 The result file is written last and atomically: its absence means the process died. What the job prints is its log.
@@ -20,9 +21,10 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from qatladder.runner.failures import describe
+from qatladder.runner.seen import Watch
 
 PROTOCOL = 1
 
@@ -71,6 +73,7 @@ def main(job_file: str) -> int:
     path = Path(job_file)
     started = time.time()
     result: Dict[str, Any] = {"protocol": PROTOCOL, "ok": False}
+    watch: Optional[Watch] = None
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
         if job.get("protocol") != PROTOCOL:
@@ -78,6 +81,9 @@ def main(job_file: str) -> int:
         module_name, _, function_name = job["call"].partition(":")
         if not module_name.startswith("qatladder."):
             raise ValueError("only functions of qatladder can be called, not {!r}".format(job["call"]))
+        if "watch" in job:
+            watch = Watch(path.parent / "seen.txt", [str(path.parent), *job["watch"]])
+            watch.start()
         function = getattr(importlib.import_module(module_name), function_name)
         result["value"] = function(**job["args"])
         result["ok"] = True
@@ -86,6 +92,7 @@ def main(job_file: str) -> int:
         sys.stdout.flush()
         traceback.print_exc()
     result["seconds"] = round(time.time() - started, 3)
+    result["seen"] = watch.report() if watch else None
     result["environment"] = environment()
     write_json(path.parent / "result.json", result)
     return 0 if result["ok"] else 1

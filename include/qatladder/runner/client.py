@@ -26,6 +26,7 @@ from qatladder import errors
 from qatladder.runner import failures, places
 from qatladder.runner.__main__ import PROTOCOL, write_json
 from qatladder.runner.places import LIBRARY, Container, Server, Started
+from qatladder.runner.seen import listing_of
 
 __all__ = ["LIBRARY", "Environment", "JobAnswer", "run_job"]
 
@@ -91,12 +92,14 @@ class JobAnswer:
         environment: interpreter, versions of the imported packages, and `sha256` of all that is installed.
         seconds: of the call.
         peak_memory_mb: of all its processes together; None where it cannot be read.
+        seen: what it read besides what it was given, as `qatladder.runner.seen` reports it, in paths of this machine; None: not watched.
     """
 
     value: Any
     environment: Dict[str, str]
     seconds: float
     peak_memory_mb: Optional[float] = None
+    seen: Optional[Dict[str, Any]] = None
 
 
 def run_job(
@@ -108,6 +111,7 @@ def run_job(
     log: Optional[Callable[[str], None]] = None,
     if_slow: str = "raise `timeout_minutes` in the zoo entry if the model is just slow",
     reads: Sequence[Path] = (),
+    watch: Optional[Sequence[Path]] = None,
     **where: Any,
 ) -> JobAnswer:
     """Run `call(**args)` in an environment.
@@ -121,6 +125,7 @@ def run_job(
         log: receives each line the job prints, in the calling thread.
         if_slow: what to do about a job that only needs more time; part of the next step of a timeout.
         reads: folders the job reads beside what its arguments name, such as the zoo with the adapter's neighbours.
+        watch: note what it reads, but for what is in these folders; None: do not.
         **where: the model, rung ... named in errors.
     Raises:
         RunnerError (or the product error the job raised): the model's own code failed; see `qatladder.runner.failures`.
@@ -145,6 +150,7 @@ def run_job(
                 "path": [str(path) for path in environment.path],
                 "paths": [str(path) for path in environment.paths],
             },
+            **({} if watch is None else {"watch": [str(path) for path in watch]}),
         },
     )
     tail: Deque[str] = deque(maxlen=40)
@@ -156,7 +162,9 @@ def run_job(
         if log is not None:
             log(line)
 
-    with _started(environment, folder / "job.json", {**args, "reads": [str(path) for path in reads]}, tell, where) as started:
+    given = {**args, "reads": [str(path) for path in reads]}
+    known = set().union(*places.read_and_written(given, folder))
+    with _started(environment, folder / "job.json", given, tell, where) as started:
         home = started.home
         try:
             process = subprocess.Popen(
@@ -219,10 +227,37 @@ def run_job(
         raise errors.BrokenError(
             died, kind=kind, console=console, call=call, last_line=tail[-1] if tail else "", next_step=next_step, **where
         )
+    told = result.get("seen") or {}
     result = _moved(result, home)
     if not result["ok"]:
         raise failures.raised(result["error"], call, environment.name, where)
-    return JobAnswer(result["value"], result["environment"], result["seconds"], ended.get("peak_memory_mb"))
+    seen = result.get("seen")
+    if seen is not None and environment.place is not None:
+        seen = _seen_from_here(seen, told, [*known, *places.shared_of(environment.place)])
+    return JobAnswer(result["value"], result["environment"], result["seconds"], ended.get("peak_memory_mb"), seen)
+
+
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc")
+"""Folders of an image or a server that hold programs, not data."""
+
+
+def _seen_from_here(seen: Dict[str, Any], told: Dict[str, Any], known: Sequence[Path]) -> Dict[str, Any]:
+    """What a job read in another place, by paths of this machine. What is only there cannot be looked at again from here: it is `blind`.
+
+    Args:
+        told: the report in the place's own paths.
+        known: folders and files that are the same here and there.
+    """
+    files, folders, blind = [], [], set(seen["blind"])
+    for (path, state), (there, _) in zip(seen["files"] + seen["folders"], told["files"] + told["folders"]):
+        if path != there or places.within(Path(path), known):
+            if isinstance(state, str):
+                folders.append([path, listing_of(path)])
+            else:
+                files.append([path, state])
+        elif state is not None and not places.within(Path(path), _SYSTEM):
+            blind.add("it reads {}, which is not of this machine".format(path))
+    return {"files": files, "folders": folders, "blind": sorted(blind)}
 
 
 def _started(

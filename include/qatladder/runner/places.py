@@ -24,7 +24,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Union
 
 from qatladder import errors
 
@@ -122,7 +122,13 @@ def plain(value: Any) -> Any:
     return os.path.realpath(value) if _is_path(value) and ".." in Path(value).parts else value
 
 
-def _within(path: Path, folders: Any) -> bool:
+def shared_of(place: Union[Container, Server]) -> List[Path]:
+    """Folders that have the same name here and there without anybody's doing."""
+    return [Path(folder) for folder in place.shared] if isinstance(place, Server) else []
+
+
+def within(path: Path, folders: Any) -> bool:
+    """Whether a path is one of these, or below one."""
     return any(folder == path or folder in path.parents for folder in map(Path, folders))
 
 
@@ -153,12 +159,12 @@ def container(
     mounts = ["--mount", _bind(LIBRARY / "qatladder", library + "/qatladder", readonly=True)]
     for folder in sorted(writes):
         folder.mkdir(parents=True, exist_ok=True)
-        if not _within(folder.parent, writes):
+        if not within(folder.parent, writes):
             mounts += ["--mount", _bind(folder, str(folder), readonly=False)]
     for path in sorted(reads):
-        if not _within(path, writes) and not _within(path.parent, reads):
+        if not within(path, writes) and not within(path.parent, reads):
             mounts += ["--mount", _bind(path.resolve(), str(path), readonly=True)]
-        elif not _within(path.resolve(), [item.resolve() for item in [*reads.difference([path]), *writes]]):
+        elif not within(path.resolve(), [item.resolve() for item in [*reads.difference([path]), *writes]]):
             mounts += ["--mount", _bind(path.resolve(), str(path.resolve()), readonly=True)]  # a link out of a folder that is mounted
     name = "qatladder-" + uuid.uuid4().hex[:16]
     memory = ["--memory", "{}m".format(memory_mb * 1000 // 1024 + 64), "--memory-swap", "-1"] if memory_mb else []
@@ -335,11 +341,11 @@ def server(
         )
     folder = job_file.parent
     reads, writes = read_and_written(args, folder)
-    shared = [path for path in reads | writes if _within(path, place.shared) and not _within(path, [folder])]
-    reads, writes = reads.difference(shared), {path for path in writes.difference(shared) if not _within(path.parent, writes)}
+    shared = [path for path in reads | writes if within(path, place.shared) and not within(path, [folder])]
+    reads, writes = reads.difference(shared), {path for path in writes.difference(shared) if not within(path.parent, writes)}
     cargo = _Cargo(folders=["files" + str(path) for path in sorted(writes)])
     for path in sorted(reads):
-        if not _within(path.parent, reads):
+        if not within(path.parent, reads):
             cargo.add("files" + str(path), path)
     for package in ("errors.py", "__init__.py", "numerics", "runner", "toolchains"):
         cargo.add("library/qatladder/" + package, LIBRARY / "qatladder" / package)
@@ -403,6 +409,8 @@ def _write_job(link: _Link, name: str, job_file: Path, there: str, paths: List[s
 
     job = json.loads(job_file.read_text(encoding="utf-8"))
     job["args"] = moved(job["args"])
+    if "watch" in job:
+        job["watch"] = [there + folder for folder in job["watch"]]
     job["limits"]["heartbeat"] = 60
     process = link.stage("job", {"job": name, "file": "files" + str(job_file), "content": job})
     link.answer(process)
@@ -423,7 +431,7 @@ def _collect(link: _Link, name: str, folder: Path, writes: Set[Path]) -> None:
             for member in tar:
                 whole = member.name == _WHOLE
                 target = Path("/" + member.name)
-                if whole or ".." in target.parts or not member.isfile() or not _within(target, writes):
+                if whole or ".." in target.parts or not member.isfile() or not within(target, writes):
                     continue
                 content = tar.extractfile(member)
                 assert content is not None

@@ -38,6 +38,7 @@ class Context:
         facts: what later rungs and reports need to know; the checks add to it.
         connect: opens an SSH connection to a board; None for the product's own way.
         patience: seconds a board's job is waited for before `StillRunning` is raised; None waits for its end.
+        seen: what the jobs of the model's own code read, a report of `qatladder.runner.seen` each.
     """
 
     ladder: dict[str, Any]
@@ -55,6 +56,7 @@ class Context:
     patience: float | None = None
     products: dict[str, Evidence] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    seen: list[dict[str, Any]] = field(default_factory=list)
 
     def earlier(self, rung: Rung) -> RungResult | None:
         """The result of another rung of this ladder in this run, if it has one."""
@@ -129,10 +131,12 @@ class Context:
             timeout=60 * self.entry.timeout_minutes,
             log=self.log,
             reads=[self.zoo.folder],
+            watch=[self.folder],
             model=self.entry.model,
             rung=self.rung,
         )
         self.facts.setdefault("environments", {})[self.entry.environment] = answer.environment
+        self.seen.append(answer.seen or {"files": [], "folders": [], "blind": ["what it reads was not watched"]})
         if answer.peak_memory_mb is not None:
             self.facts["peak_memory_mb"] = max(answer.peak_memory_mb, self.facts.get("peak_memory_mb", 0.0))
         return answer.value

@@ -107,6 +107,33 @@ def validate(context: Context) -> list[CheckResult]:
     return checks
 
 
+def still_fit(context: Context, result: RungResult, known: dict[str, CheckResult | None]) -> RungResult | None:
+    """A rung's answer of an earlier run with the board's health of now; None when it must be climbed: the board is not fit, or not the same.
+
+    Args:
+        known: health by board, of those that were looked at already; added to.
+    """
+    name = str(result.facts.get("board", ""))
+    if name not in known:
+        boards = usable_boards(context.settings, context.store, context.target.march, context.target.boards, name)
+        spec = next((item for item in boards if item.name == name), None)
+        known[name] = None if spec is None else _health(context, spec)
+    fresh, before = known[name], result.check("board.health")
+    if fresh is None or before is None or not fresh:
+        context.log(f"{context.rung}: climbed again: {name} {'is not in service' if fresh is None else fresh.reason}")
+        return None
+    if fresh.values.get("versions") != before.values.get("versions"):
+        context.log(f"{context.rung}: climbed again: {name} has other versions than when it answered: {fresh.values.get('versions')}")
+        return None
+    return replace(result, checks=tuple(fresh if check.id == fresh.id else check for check in result.checks))
+
+
+def _health(context: Context, spec: BoardSpec) -> CheckResult:
+    nothing = RungResult(Rung.BOARD, ())
+    with _Work(context, spec, (), nothing, nothing) as work:
+        return ask(context, "board.health", work.health)
+
+
 def _nobody(context: Context, error: BrokenError) -> list[CheckResult]:
     """Every board is out of service."""
 

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from qatladder import __version__
 from qatladder.boards.jobs import StillRunning
 from qatladder.diagnosis import explain
-from qatladder.errors import BrokenError, ConfigError
+from qatladder.errors import BrokenError, ConfigError, QATLadderError
 from qatladder.evidence import Store, open_store
 from qatladder.evidence.store import safe_name, sha256_file
 from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
@@ -31,7 +31,7 @@ from qatladder.toolchains.base import Toolchain
 from qatladder.toolchains.hmct import Hmct
 from qatladder.toolchains.nash import Nash
 from qatladder.toolchains.openexplorer import OpenExplorer
-from qatladder.validation import compiled, integer, onboard, training
+from qatladder.validation import carry, compiled, integer, onboard, training
 from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
 from qatladder.validation.fleet import usable_boards
@@ -77,7 +77,7 @@ def plan(
     Args:
         models: model names; None or empty for all.
         version, target, rungs: restrict to these.
-        force: convert and compile again what is unchanged.
+        force: answer, convert and compile again what is unchanged.
         layers: compare the compiled model layer by layer in any case, not only when it differs.
     Raises:
         ConfigError: a name that does not exist, or an entry that cannot be read.
@@ -180,6 +180,8 @@ def run_rung(
 ) -> RungResult:
     """Run all checks of a rung, store the result under the run, and return it. Model faults do not raise.
 
+    What has not changed since it was last answered is carried over; see `qatladder.validation.carry`.
+
     Args:
         ladder: one item of `plan`.
         log: receives lines for the task log.
@@ -188,57 +190,106 @@ def run_rung(
     Raises:
         StillRunning: a job on a board takes longer; the same call, made again later and anywhere, goes on with it.
     """
-    settings = load_settings()
     wanted = Rung(rung)
-    store = open_store(settings)
     if "problem" in ladder:
+        store = open_store(load_settings())
         result = _silent(wanted, "config", "the zoo entry cannot be read: " + " ".join(ladder["problem"].split()))
         log(ladder["problem"])
         store.write_run_file(run_id, rung_file(ladder, wanted), _json(result.to_json()))
         return result
+    started, clock = _now(), time.monotonic()
+    with _context(ladder, wanted, run_id, log, connect, patience) as context:
+        carried = _carried_over(context, partial(onboard.still_fit, known={}))
+        if carried is not None:
+            result = carried
+        else:
+            context.facts["determinants"] = _determinants(context)
+            try:
+                checks = VALIDATORS[wanted](context)
+            except StillRunning:
+                raise
+            except Exception as error:  # outside any single check: the store, the toolchain's environment, a bug of ours
+                checks = [ask(context, check.id, partial(_raise, error)) for check in checks_of(wanted)]
+            result = RungResult(
+                rung=wanted,
+                checks=tuple(checks),
+                products=context.products,
+                facts=context.facts,
+                started=started,
+                seconds=round(time.monotonic() - clock, 2),
+            )
+            try:
+                carry.keep(context, result)
+            except BrokenError as error:  # the answer stands; it is only found anew the next time
+                log(f"the answer is not recorded: {error}")
+        context.store.write_run_file(run_id, rung_file(ladder, wanted), _json(result.to_json()))
+    return result
+
+
+def carry_over(
+    ladders: Sequence[dict[str, Any]], run_id: str, log: Log, connect: Callable[[Any], Any] | None = None
+) -> list[dict[str, Any]]:
+    """The ladders of a plan that need not be climbed, because no answer of any of their rungs has changed; their results are stored.
+
+    Each board they ran on is looked at once, now.
+    """
+    known: dict[str, Any] = {}
+    whole = []
+    for ladder in ladders:
+        if "problem" in ladder or ladder.get("force"):
+            continue
+        for name in ladder["rungs"]:
+            with _context(ladder, Rung(name), run_id, log, connect, None) as context:
+                result = _carried_over(context, partial(onboard.still_fit, known=known))
+                if result is None:
+                    break
+                context.store.write_run_file(run_id, rung_file(ladder, Rung(name)), _json(result.to_json()))
+        else:
+            whole.append(ladder)
+    return whole
+
+
+def _carried_over(context: Context, health: carry.Health) -> RungResult | None:
+    try:
+        return carry.find(context, health)
+    except StillRunning:
+        raise
+    except (QATLadderError, OSError, KeyError, ValueError, TypeError) as error:  # a record of another version, an environment that is gone
+        context.log(f"{context.rung}: what was answered before cannot be used: {error}")
+        return None
+
+
+@contextlib.contextmanager
+def _context(
+    ladder: dict[str, Any], rung: Rung, run_id: str, log: Log, connect: Callable[[Any], Any] | None, patience: float | None
+) -> Iterator[Context]:
+    """A rung with a scratch folder of its own, which goes when the rung is done."""
+    settings = load_settings()
     entry = Entry.model_validate(ladder["entry"])
     target = next(item for item in entry.targets if item.id == ladder["target"])
-    started, clock = _now(), time.monotonic()
     settings.work.mkdir(parents=True, exist_ok=True)
     _forget_old_work(settings.work)
-    folder = Path(tempfile.mkdtemp(prefix=f"{ladder_key(ladder)}-{wanted}-", dir=settings.work))
+    folder = Path(tempfile.mkdtemp(prefix=f"{ladder_key(ladder)}-{rung}-", dir=settings.work))
     try:
         zoo = load_zoo(settings)
-        context = Context(
+        yield Context(
             ladder=ladder,
             entry=entry,
             target=target,
-            rung=wanted,
+            rung=rung,
             run_id=run_id,
             settings=settings,
             zoo=zoo,
-            store=store,
+            store=open_store(settings),
             toolchain=toolchain_of(entry, target, zoo, settings),
             folder=folder,
             log=log,
             connect=connect,
             patience=patience,
         )
-        context.facts["determinants"] = _determinants(context)
-        try:
-            checks = VALIDATORS[wanted](context)
-        except StillRunning:
-            raise
-        except Exception as error:  # outside any single check: the store, the toolchain's environment, a bug of ours
-            checks = [ask(context, check.id, partial(_raise, error)) for check in checks_of(wanted)]
-        result = RungResult(
-            rung=wanted,
-            checks=tuple(checks),
-            products=context.products,
-            facts=context.facts,
-            started=started,
-            seconds=round(time.monotonic() - clock, 2),
-        )
-        store.write_run_file(run_id, rung_file(ladder, wanted), _json(result.to_json()))
     finally:
         if os.environ.get("QATLADDER_KEEP_WORK") != "1":
             shutil.rmtree(folder, ignore_errors=True)
-    return result
 
 
 def toolchain_of(entry: Entry, target: Target, zoo: Zoo, settings: Settings) -> Toolchain:

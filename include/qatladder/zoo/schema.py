@@ -402,6 +402,15 @@ class Entry(Strict):
     adapter: str = Field(description="file.py:ClassName, relative to the zoo folder.")
     adapter_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the adapter class.")
     environment: Name = Field("product", description="Where the model's own code runs (see environments in zoo.yaml).")
+    data: tuple[str, ...] = Field(
+        (),
+        description="Files and folders the adapter reads where that cannot be seen (with OpenCV or HDF5, say); relative to the artifacts' root.",
+    )
+    data_version: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of the state of what the adapter reads where it cannot be looked at (a server, a container's own files): change it with the data.",
+    )
     inputs: tuple[InputSpec, ...] = Field(min_length=1)
     outputs: tuple[Name, ...] = Field(
         (),

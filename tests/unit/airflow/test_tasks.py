@@ -121,11 +121,13 @@ def test_the_plan_sorts_ladders_by_board(ladder, monkeypatch):
         asked.update(arguments)
         return [ladder, {**ladder, "board": ""}, {**ladder, "board": "joined a minute ago"}]
 
-    monkeypatch.setattr(qatladder.validation, "plan", plan)
-    planned = tasks.plan_ladders({"model": "m", "version": None, "target": "bayes-e", "rungs": ["float"]}, ["a", "no_board"])
-    assert [len(planned["a"]), len(planned["no_board"])] == [1, 2]
+    unchanged = {**ladder, "label": "unchanged 1 @ bayes"}
+    monkeypatch.setattr(qatladder.validation, "plan", lambda **arguments: [*plan(**arguments), unchanged])
+    monkeypatch.setattr(qatladder.validation, "carry_over", lambda ladders, run_id, log, connect: [unchanged] if run_id == "run" else [])
+    planned = tasks.plan_ladders({"model": "m", "version": None, "target": "bayes-e", "rungs": ["float"]}, ["a", "no_board"], "run")
+    assert [len(planned["a"]), len(planned["no_board"]), planned["unchanged"]] == [1, 2, [unchanged]]
     assert asked == {"models": ["m"], "version": None, "target": "bayes-e", "rungs": ["float"], "force": False}
-    tasks.plan_ladders({"models": None, "rungs": None}, ["a", "no_board"])
+    tasks.plan_ladders({"models": None, "rungs": None}, ["a", "no_board"], "run")
     assert asked["models"] is None
 
 
@@ -135,7 +137,7 @@ def test_a_wrong_zoo_stops_the_plan_without_a_retry(monkeypatch):
 
     monkeypatch.setattr(qatladder.validation, "plan", plan)
     with pytest.raises(AirflowFailException, match=r"m\.yaml"):
-        tasks.plan_ladders({}, ["no_board"])
+        tasks.plan_ladders({}, ["no_board"], "run")
 
 
 def test_the_verdict_is_the_state_of_its_task(ladder, context, monkeypatch):
