@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -185,10 +186,7 @@ class Store(ABC):
     def write_run_file(self, run_id: str, name: str, data: bytes) -> str:
         """Write a named file of a run, replacing an older one; returns its URI."""
         key = self._run_key(run_id, name)
-        with tempfile.NamedTemporaryFile(prefix="qatladder-") as file:
-            file.write(data)
-            file.flush()
-            self._upload(key, Path(file.name))
+        self.write_bytes(key, data)
         return self.uri(key)
 
     def read_run_file(self, run_id: str, name: str) -> bytes:
@@ -207,15 +205,20 @@ class Store(ABC):
         """Write a file under a key of its own, replacing an older one: whole or not at all."""
         self._upload(key, path)
 
+    def write_bytes(self, key: str, data: bytes) -> None:
+        """`write_key` of bytes."""
+        with tempfile.NamedTemporaryFile(prefix="qatladder-") as file:
+            file.write(data)
+            file.flush()
+            self._upload(key, Path(file.name))
+
     def fetch_key(self, key: str, path: Path) -> None:
         """Bring the file under a key to `path`; raises FileNotFoundError."""
         self._download(key, path)
 
+    @abstractmethod
     def read_key(self, key: str) -> bytes:
         """The bytes under a key; raises FileNotFoundError."""
-        with tempfile.TemporaryDirectory(prefix="qatladder-") as folder:
-            self._download(key, Path(folder) / "file")
-            return (Path(folder) / "file").read_bytes()
 
     def delete_key(self, key: str) -> None:
         """Remove the file under a key; nothing happens when it is not there."""
@@ -281,6 +284,9 @@ class FolderStore(Store):
 
     def _download(self, key: str, path: Path) -> None:
         shutil.copyfile(self.root / key, path)
+
+    def read_key(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
 
     def _delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
@@ -376,10 +382,21 @@ class S3Store(Store):
             raise self._broken(key, error) from error
 
     def _download(self, key: str, path: Path) -> None:
+        with self._reading(key):
+            self._client.download_file(self.bucket, self._key(key), str(path), Config=self._transfer)
+
+    def read_key(self, key: str) -> bytes:
+        whole = io.BytesIO()
+        with self._reading(key):
+            self._client.download_fileobj(self.bucket, self._key(key), whole, Config=self._transfer)
+        return whole.getvalue()
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
         from botocore.exceptions import ClientError
 
         try:
-            self._client.download_file(self.bucket, self._key(key), str(path), Config=self._transfer)
+            yield
         except ClientError as error:
             if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                 raise FileNotFoundError(self.uri(key)) from error

@@ -58,24 +58,28 @@ SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("determinants", pa.string()),
         ("determined_by", pa.string()),
+        ("carried_from", pa.string()),
+        ("trend", pa.string()),
     ]
 )
 """Columns. `value` is the one number of a check (see `headline`), `numbers` are all of them; `determinants` is the JSON of every hash and
-version that decided the rung's answer, `determined_by` its sha256."""
+version that decided the rung's answer, `determined_by` its sha256. `carried_from` is the run whose answer was carried over, empty where this one
+answered; `trend` is the ladder's, see `qatladder.history.trends`."""
 
 _DETERMINANTS = ("determinants", "artifacts", "identity", "versions", "samples_sha256", "environments", "hbm_sha256")
 """Facts of a rung that say what decided its answer."""
 
 
-def facts_of(results: Sequence[LadderResult], run: dict[str, Any]) -> pa.Table:
+def facts_of(results: Sequence[LadderResult], run: dict[str, Any], trends: Sequence[str] = ()) -> pa.Table:
     """Rows of a run.
 
     Args:
         run: `id` and `started` (ISO 8601, UTC).
+        trends: the verdict about each ladder's trend, in order; empty where nothing is known.
     """
     rows = [
-        _row(result, rung, check, run, determinants)
-        for result in results
+        {**_row(result, rung, check, run, determinants), "trend": trend}
+        for result, trend in zip(results, trends or [""] * len(results), strict=True)
         for rung in result.rungs
         for determinants in [_determinants(rung)]
         for check in rung.checks
@@ -109,6 +113,7 @@ def _row(result: LadderResult, rung: RungResult, check: CheckResult, run: dict[s
         "board": str(rung.facts.get("board", "")),
         "seconds": check.seconds,
         "determinants": determinants,
+        "carried_from": rung.carried.get("run_id", ""),
         "determined_by": hashlib.sha256(determinants.encode()).hexdigest(),
     }
 
@@ -230,7 +235,8 @@ def rebuild(store: Store) -> list[str]:
         except FileNotFoundError:  # no run of ladders: the fleet, say
             continue
         results = [LadderResult.from_json(ladder) for ladder in report["ladders"]]
-        write_facts(store, facts_of(results, report["run"]), report["run"])
+        trends = [(ladder.get("trend") or {}).get("verdict", "") for ladder in report["ladders"]]
+        write_facts(store, facts_of(results, report["run"], trends), report["run"])
         written.append(run)
     return written
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ class History:
             path = self.mirror / name
             if name not in here or not path.name.startswith("whole-"):  # a run that is finished again replaces its own file
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_name(path.name + ".part")
+                part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")  # others may refresh at the same time
                 with contextlib.suppress(FileNotFoundError):  # compacted since it was listed: its rows are in another file
                     self.store.fetch_key(f"{FOLDER}/{name}", part)
                     part.replace(path)

@@ -31,12 +31,19 @@ _SEVERITY = (Status.FAILED, Status.BROKEN, Status.UNPROVABLE, Status.SKIPPED, St
 _VERDICT_ORDER = (Verdict.NO_SHIP, Verdict.UNDECIDED, Verdict.SHIP)
 
 
-def report_json(ladders: Sequence[LadderResult], run: Mapping[str, Any]) -> dict[str, Any]:
+def report_json(
+    ladders: Sequence[LadderResult],
+    run: Mapping[str, Any],
+    trends: Sequence[Mapping[str, Any] | None] = (),
+    missing: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """The report of a run as plain JSON data.
 
     Args:
         ladders: in the order they should be kept.
         run: what is known of the run: `id`, `started` (ISO 8601 UTC), `seconds`, `store`, and anything else worth showing.
+        trends: of each ladder, in order, as `qatladder.history.trends.judge_night` gives them; None where nothing is known.
+        missing: ladders that should have run: `model`, `version`, `target`, `owner`, `last_run`, `last_time`.
     Returns:
         `schema`, `run`, `summary` (count per verdict and `total`), `ladders` (`LadderResult.to_json` plus `deciding_check`, an id or
         None). A number that is not finite becomes the string `nan`, `inf` or `-inf`: JSON has no other way to say it.
@@ -46,7 +53,11 @@ def report_json(ladders: Sequence[LadderResult], run: Mapping[str, Any]) -> dict
         "schema": SCHEMA,
         "run": _plain(run),
         "summary": {**{str(verdict): counts[str(verdict)] for verdict in Verdict}, "total": len(ladders)},
-        "ladders": [{**_plain(ladder.to_json()), "deciding_check": _deciding(ladder)} for ladder in ladders],
+        "ladders": [
+            {**_plain(ladder.to_json()), "deciding_check": _deciding(ladder), **({"trend": _plain(trend)} if trend else {})}
+            for ladder, trend in zip(ladders, trends or [None] * len(ladders), strict=True)
+        ],
+        **({"missing": _plain(list(missing))} if missing else {}),
     }
 
 

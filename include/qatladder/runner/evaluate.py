@@ -186,9 +186,68 @@ def _scored(adapter: Adapter, predictions: List[Any], targets: List[Any], out: P
         raise RunnerError("the primary metric is not finite", metric=adapter.metric, found=metrics[adapter.metric])
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "predictions.json", predictions)
-    result = {"metric": adapter.metric, "metrics": metrics, "count": len(predictions), "predictions": str(out / "predictions.json")}
+    write_json(out / "targets.json", targets)
+    result = {"metric": adapter.metric, "metrics": metrics, "count": len(predictions)}
+    result.update(predictions=str(out / "predictions.json"), targets=str(out / "targets.json"), scores=None)
+    scores = _score_of_each(adapter, predictions, targets, metrics[adapter.metric])
+    if scores is not None:
+        write_json(out / "scores.json", scores)
+        result["scores"] = str(out / "scores.json")
     result.update(extra)
     return result
+
+
+def _score_of_each(adapter: Adapter, predictions: List[Any], targets: List[Any], whole: float) -> Optional[List[float]]:
+    """The primary metric of every sample on its own, where the metric of all is their mean; None where it is not (mAP, say).
+
+    A handful of samples tells which of the two it is, so that a metric that is dear to compute is not computed for each in vain.
+    """
+
+    def of(indices: Any) -> float:
+        return float(adapter.score([predictions[index] for index in indices], [targets[index] for index in indices])[adapter.metric])
+
+    count = len(predictions)
+    few = sorted({round(index * (count - 1) / max(1, min(count, 32) - 1)) for index in range(min(count, 32))})
+    try:
+        if not np.isclose(np.mean([of([index]) for index in few]), of(few), rtol=1e-9, atol=1e-12):
+            return None
+        scores = [of([index]) for index in range(count)]
+        return scores if np.isclose(np.mean(scores), whole, rtol=1e-9, atol=1e-12) else None
+    except Exception:  # a metric of one sample need not exist
+        return None
+
+
+def resample(adapter: str, options: Dict[str, Any], before: str, now: str, targets: str, resamples: int, seconds: float) -> Dict[str, Any]:
+    """Paired bootstrap of the primary metric: both sets of predictions are scored on the same resampled samples, with replacement.
+
+    Args:
+        before, now: JSON lists of predictions of the same samples; `targets` their ground truth.
+        resamples: how many; at most as many as `seconds` allow, but at least 50.
+    Returns:
+        {"before", "now": the metric on all samples, "deltas": now - before of every resample, "differing": samples predicted differently}
+    """
+    adapted = load_adapter(adapter, options)
+    truth, old, new = (json.loads(Path(path).read_text(encoding="utf-8")) for path in (targets, before, now))
+    if not len(truth) == len(old) == len(new):
+        raise RunnerError(
+            "predictions of different samples cannot be paired", expected=len(truth), found="{} and {}".format(len(old), len(new))
+        )
+
+    def of(predictions: List[Any], indices: Any) -> float:
+        return float(adapted.score([predictions[index] for index in indices], [truth[index] for index in indices])[adapted.metric])
+
+    rng = np.random.default_rng(20261127)
+    everything = range(len(truth))
+    deadline, progress = time.monotonic() + seconds, Progress("resampled", resamples)
+    deltas: List[float] = []
+    while len(deltas) < resamples and (len(deltas) < 50 or time.monotonic() < deadline):
+        chosen = rng.integers(0, len(truth), len(truth)).tolist()
+        delta = of(new, chosen) - of(old, chosen)
+        if np.isfinite(delta):
+            deltas.append(delta)
+        progress.at(len(deltas))
+    differing = sum(one != other for one, other in zip(old, new))
+    return {"before": of(old, everything), "now": of(new, everything), "deltas": deltas, "differing": differing}
 
 
 class Progress:

@@ -72,8 +72,8 @@ class Watch:
                     self._note("blind", "it starts another program ({})".format(program))
             elif event == "os.system":
                 self._note("blind", "it starts another program ({})".format(os.fsdecode(args[0]).split(" ")[0]))
-        except Exception:  # noqa: S110: a hook that raises would end what it watches; nothing it looks at is needed
-            pass
+        except Exception:
+            pass  # a hook that raises would end what it watches
 
     def _opened(self, path: Any, mode: Any, flags: Any) -> None:
         writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)

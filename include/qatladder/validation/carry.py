@@ -56,8 +56,8 @@ _BELOW: dict[Rung, tuple[Rung, ...]] = {
 _HANDED_OVER = ("metric", "metrics", "count", "samples_sha256", "int_model", "source", "compared_samples", "compile", "contradiction")
 """Facts of a rung that the rungs above it read."""
 
-_LOGS = ("config", "log")
-"""Products for people."""
+_LOGS = ("config", "log", "predictions", "scores", "truth")
+"""Products that no rung above reads."""
 
 Health = Callable[[Context, RungResult], RungResult | None]
 """A board rung's answer with the health of now; None when the rung must be climbed."""

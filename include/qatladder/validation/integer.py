@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qatladder.errors import ArtifactError
+from qatladder.evidence.store import sha256_file
 from qatladder.ladder import CheckResult, Rung
 from qatladder.ladder.checks import check_ids
 from qatladder.numerics.compare import compare
@@ -72,6 +74,9 @@ class _Work:
         exported = context.artifact(source)
         context.keep(source, exported)
         calibration = calibration_samples(context) if context.target.ptq is not None else None
+        if calibration is not None:
+            digests = "".join(sha256_file(path)[0] for _, path in sorted(calibration.items()))
+            context.facts["calibration_sha256"] = hashlib.sha256(digests.encode()).hexdigest()
         given = context.artifact("hbm") if entry.artifacts.hbm is not None else None
         conversion, origin = reuse.convert(context, exported, given, calibration)
         for role, path in conversion.products.items():

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from qatladder.validation import carry, compiled, integer, onboard, training
 from qatladder.validation.ask import Answer, ask
 from qatladder.validation.context import Context, Log, ladder_key, load_rung, rung_file
 from qatladder.validation.fleet import usable_boards
+from qatladder.validation.pairing import with_pairs
 from qatladder.zoo.load import Zoo, load_zoo
 from qatladder.zoo.schema import Entry, Target
 
@@ -96,8 +98,9 @@ def plan(
             next_step="`qatladder zoo list` shows the zoo",
         )
     chosen = _rungs(rungs)
+    whole_zoo = not asked and version is None and target is None
     ladders = [
-        {**_ladder(zoo, entry, target_id, chosen), "force": force, "layers": layers}
+        {**_ladder(zoo, entry, target_id, chosen), "force": force, "layers": layers, "whole_zoo": whole_zoo}
         for entry in zoo.entries.values()
         if (not asked or entry.model in asked) and (version is None or entry.version == version)
         for target_id in [item.id for item in entry.targets]
@@ -112,7 +115,7 @@ def plan(
             next_step="`qatladder zoo list` shows models, versions and targets",
         )
     if not asked:
-        ladders += [_unreadable(problem, chosen) for problem in zoo.problems]
+        ladders += [{**_unreadable(problem, chosen), "whole_zoo": whole_zoo} for problem in zoo.problems]
     _give_boards(ladders, load_settings())
     return ladders
 
@@ -210,14 +213,8 @@ def run_rung(
                 raise
             except Exception as error:  # outside any single check: the store, the toolchain's environment, a bug of ours
                 checks = [ask(context, check.id, partial(_raise, error)) for check in checks_of(wanted)]
-            result = RungResult(
-                rung=wanted,
-                checks=tuple(checks),
-                products=context.products,
-                facts=context.facts,
-                started=started,
-                seconds=round(time.monotonic() - clock, 2),
-            )
+            result = RungResult(rung=wanted, checks=tuple(checks), products=context.products, facts=context.facts, started=started)
+            result = replace(with_pairs(context, result), seconds=round(time.monotonic() - clock, 2))
             try:
                 carry.keep(context, result)
             except BrokenError as error:  # the answer stands; it is only found anew the next time
@@ -251,7 +248,8 @@ def carry_over(
 
 def _carried_over(context: Context, health: carry.Health) -> RungResult | None:
     try:
-        return carry.find(context, health)
+        found = carry.find(context, health)
+        return None if found is None else with_pairs(context, found)
     except StillRunning:
         raise
     except (QATLadderError, OSError, KeyError, ValueError, TypeError) as error:  # a record of another version, an environment that is gone
@@ -368,6 +366,7 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
         `report_json` and `report_html` (URIs), `verdicts` and `counts`.
     """
     from qatladder.history import facts_of, write_facts  # pyarrow and duckdb: 0.3 s that no rung needs
+    from qatladder.validation.trends import advance_baselines, night_trends
 
     settings = load_settings()
     store = open_store(settings)
@@ -381,11 +380,15 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
         "store": settings.store,
         "qatladder": __version__,
     }
-    report = report_json(results, run)
+    trends, missing, problem = night_trends(store, settings, results, run, all(ladder.get("whole_zoo") for ladder in ladders))
+    if problem:
+        run["trends"] = problem
+    report = report_json(results, run, trends, missing)
     json_uri = store.write_run_file(run_id, "report.json", _json(report))
     html_uri = store.write_run_file(run_id, "report.html", report_html(report).encode())
     try:
-        write_facts(store, facts_of(results, run), run)
+        write_facts(store, facts_of(results, run, [trend["verdict"] if trend else "" for trend in trends]), run)
+        advance_baselines(store, results, trends, run)
     finally:  # the run is whole without its facts: `qatladder history rebuild` makes them from it
         store.write_run_file(run_id, "manifest.json", _json(_manifest(run, results, store)))
     verdicts = [
@@ -395,8 +398,9 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
             "target": result.target,
             "verdict": str(result.verdict),
             "first_failed_check": result.first_failed_check,
+            "trend": trend["verdict"] if trend else "",
         }
-        for result in results
+        for result, trend in zip(results, trends, strict=True)
     ]
     counts: dict[str, int] = {}
     for item in verdicts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from qatladder.errors import ConfigError
@@ -117,7 +118,10 @@ def judge_metric(
     measured = f"{metric} {number:.4f} on {count} samples"
     if reference_value is not None:
         measured += f" ({number - reference_value:+.4f} from {reference})"
-    predictions = context.store.put_bytes(_read(value["predictions"]), f"{context.rung}_predictions.json")
+    predictions = context.keep("predictions", Path(value["predictions"]), f"{context.rung}_predictions.json")
+    context.keep("truth", Path(value["targets"]), "truth.json")
+    if value.get("scores"):
+        context.keep("scores", Path(value["scores"]), f"{context.rung}_scores.json")
     return Answer(
         passed,
         measured,
@@ -140,8 +144,3 @@ def _same_samples(context: Context, value: dict[str, Any], earlier: RungResult) 
         found=f"{value['count']} samples (sha256 {str(value.get('samples_sha256'))[:12]})",
         next_step="make `samples` of the adapter deterministic: fixed order, fixed seed",
     )
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read()

@@ -32,6 +32,7 @@ class Zoo:
         artifact_root: what artifact paths are relative to.
         environments: where models' own code runs, by name.
         problems: entries that could not be read; the others still run.
+        trend: what counts as a regression: fields of `schema.TrendPolicy`.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Zoo:
     artifact_root: Path
     environments: dict[str, Environment]
     problems: list[ConfigError] = field(default_factory=list)
+    trend: dict[str, float] = field(default_factory=dict)
 
     def adapter(self, entry: Entry) -> str:
         """The adapter reference with an absolute path."""
@@ -106,7 +108,7 @@ def load_zoo(settings: Settings) -> Zoo:
             entries[path] = entry
         except ConfigError as error:
             problems.append(error)
-    return Zoo(folder, entries, _expand(shared.artifacts, folder, settings), environments, problems)
+    return Zoo(folder, entries, _expand(shared.artifacts, folder, settings), environments, problems, shared.trend.model_dump())
 
 
 def _environment(name: str, spec: EnvironmentSpec, folder: Path, settings: Settings) -> Environment:

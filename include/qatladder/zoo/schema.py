@@ -491,11 +491,21 @@ class EnvironmentSpec(Strict):
         return self
 
 
+class TrendPolicy(Strict):
+    """What counts as a regression or a progression; see docs/regressions.md."""
+
+    alpha: float = Field(0.001, gt=0, lt=0.5, description="Chance of any false alarm in a night.")
+    suspicious: float = Field(0.01, gt=0, lt=0.5, description="Probability below which a single test is worth a look.")
+    min_change: float = Field(0.0, ge=0, description="Smallest change of an accuracy that matters, in the metric's own unit.")
+    min_growth: float = Field(0.02, ge=0, description="Smallest relative change of a latency, of DDR traffic or of the size that matters.")
+
+
 class ZooFile(Strict):
     """`zoo.yaml` in the zoo folder: what all entries share."""
 
     artifacts: str = Field("$QATLADDER_HOME/zoo", description="Root of the artifact paths; $QATLADDER_HOME is the data folder.")
     environments: dict[Name, EnvironmentSpec] = Field(default_factory=dict, description="Further environments; `product` always exists.")
+    trend: TrendPolicy = TrendPolicy()
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,170 @@
+"""The last accepted result of every ladder: what tonight is held against.
+
+    baselines/<model>/<version>@<target>.json
+
+Without anybody's doing it is the newest night on which the ladder shipped and nothing in it had become worse. Somebody may accept
+another night (`promote`): such a baseline stays until somebody accepts the next one, and says who, when and why. A version that has none
+yet is held against the newest of its model's other versions on the same target.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qatladder.errors import BrokenError, ConfigError
+from qatladder.evidence import Store
+from qatladder.evidence.store import safe_name
+
+FOLDER = "baselines"
+REMEMBERED = 50
+"""Accepted baselines before this one that are kept by name."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An accepted result.
+
+    Attributes:
+        model, version, target: of the ladder.
+        run_id: the run with the result; `time` when it started (ISO 8601, UTC).
+        by, why: who accepted it and the reason; empty for one that nobody had to accept.
+        accepted: when (ISO 8601, UTC).
+        before: what it replaced, newest first: `run_id`, `time`, `by`, `why`, `accepted`; of those nobody accepted only one.
+    """
+
+    model: str
+    version: str
+    target: str
+    run_id: str
+    time: str
+    by: str = ""
+    why: str = ""
+    accepted: str = ""
+    before: tuple[dict[str, str], ...] = field(default=())
+
+    @property
+    def approved(self) -> bool:
+        """Somebody accepted it."""
+        return bool(self.by)
+
+
+def baseline_of(store: Store, model: str, version: str, target: str, run_id: str = "") -> Baseline | None:
+    """What a ladder is held against; None when its model has never been accepted on this target.
+
+    Args:
+        run_id: the run that asks; it is never held against itself, also when it asks a second time.
+    """
+    own = _read(store, _key(model, version, target))
+    if own is not None and own.run_id == run_id:
+        own = Baseline(model, version, target, **own.before[0], before=own.before[1:]) if own.before else None
+    if own is not None:
+        return own
+    others = [item for item in baselines(store, model) if item.target == target and item.version != version]
+    return max(others, key=lambda item: item.time, default=None)
+
+
+def baselines(store: Store, model: str | None = None) -> Iterator[Baseline]:
+    """All of a model, or of all."""
+    prefix = f"{FOLDER}/{safe_name(model)}/" if model else f"{FOLDER}/"
+    for key in sorted(store.keys(prefix)):
+        found = _read(store, key)
+        if found is not None:
+            yield found
+
+
+def advance(store: Store, model: str, version: str, target: str, run_id: str, time: str) -> bool:
+    """Make a good night the baseline, unless somebody accepted one, or a later night is it already."""
+    known = _read(store, _key(model, version, target))
+    if known is not None and (known.approved or known.time > time):
+        return False
+    if known is None or known.run_id != run_id:
+        _write(store, Baseline(model, version, target, run_id, time, before=(_short(known),) if known else ()))
+    return True
+
+
+def promote(store: Store, run_id: str, model: str, target: str | None, version: str | None, by: str, why: str) -> list[Baseline]:
+    """Accept the result of a run, for every ladder of the model in it that matches.
+
+    Raises:
+        ConfigError: no such whole run, no such ladder in it, one that does not ship, or nobody, or no reason.
+    """
+    if not by.strip() or not why.strip():
+        raise ConfigError("a baseline is accepted by somebody, for a reason", found=f"by {by!r}, why {why!r}", next_step="name both")
+    ladders = [ladder for ladder in _report(store, run_id)["ladders"] if ladder["model"] == model]
+    chosen = [ladder for ladder in ladders if target in (None, ladder["target"]) and version in (None, ladder["version"])]
+    if not chosen:
+        raise ConfigError(
+            "the run has no such ladder",
+            run=run_id,
+            model=model,
+            version=version or "any",
+            target=target or "any",
+            found=", ".join(f"{item['model']} {item['version']} @ {item['target']}" for item in ladders) or "no ladder of this model",
+            next_step="`qatladder history show MODEL` lists the runs of a model",
+        )
+    bad = [ladder for ladder in chosen if ladder["verdict"] != "ship"]
+    if bad:
+        raise ConfigError(
+            "only a ladder that ships can be a baseline",
+            run=run_id,
+            model=model,
+            target=bad[0]["target"],
+            expected="ship",
+            found=f"{bad[0]['verdict']}: {bad[0]['why']}",
+            next_step="correct the gate in the zoo entry if the result is good enough, validate again, and accept that run",
+        )
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return [_promoted(store, ladder, run_id, by.strip(), why.strip(), now) for ladder in chosen]
+
+
+def _promoted(store: Store, ladder: Mapping[str, Any], run_id: str, by: str, why: str, now: str) -> Baseline:
+    model, version, target = ladder["model"], ladder["version"], ladder["target"]
+    known = _read(store, _key(model, version, target))
+    before = (_short(known), *known.before)[:REMEMBERED] if known is not None else ()
+    started = _report(store, run_id)["run"]["started"]
+    found = Baseline(model, version, target, run_id, started, by, why, now, before)
+    _write(store, found)
+    return found
+
+
+def _short(baseline: Baseline) -> dict[str, str]:
+    return {name: getattr(baseline, name) for name in ("run_id", "time", "by", "why", "accepted")}
+
+
+def _report(store: Store, run_id: str) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(store.read_run_file(run_id, "report.json"))
+        store.read_run_file(run_id, "manifest.json")
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such run, or it did not end", run=run_id, next_step="`qatladder history show MODEL` lists the runs of a model"
+        ) from None
+    return report
+
+
+def _key(model: str, version: str, target: str) -> str:
+    return f"{FOLDER}/{safe_name(model)}/{safe_name(f'{version}@{target}')}.json"
+
+
+def _read(store: Store, key: str) -> Baseline | None:
+    try:
+        data = json.loads(store.read_key(key))
+        return Baseline(**{**data, "before": tuple(data.get("before", ()))})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise BrokenError(
+            "a baseline cannot be read",
+            "delete it from the store; the next good night becomes the baseline, or `qatladder baseline accept` another",
+            kind="store",
+            file=store.uri(key),
+            found=str(error),
+        ) from error
+
+
+def _write(store: Store, baseline: Baseline) -> None:
+    store.write_bytes(_key(baseline.model, baseline.version, baseline.target), json.dumps(asdict(baseline), indent=1).encode())
