@@ -60,6 +60,57 @@ def fleet_app() -> None:
 app.add_command(fleet_app, "board")
 
 
+@app.group("baseline")
+def baseline_app() -> None:
+    """See and accept what each night is held against."""
+
+
+@baseline_app.command("list")
+@click.argument("model", required=False)
+@json_option
+def baseline_list(model: str | None, as_json: bool) -> None:
+    """Every ladder's baseline: since when, and who accepted it."""
+    import dataclasses
+
+    from qatladder.evidence import open_store
+    from qatladder.history.baselines import baselines
+    from qatladder.settings import load_settings
+
+    rows = list(baselines(open_store(load_settings()), model))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        return
+    print(f"{'MODEL':<20} {'VERSION':<10} {'TARGET':<10} {'OF':<17} {'ACCEPTED BY':<16} RUN")
+    for row in rows:
+        by = f"{row.by}: {row.why}" if row.approved else "-"
+        print(f"{row.model:<20} {row.version:<10} {row.target:<10} {row.time[:16]:<17} {by:<16} {row.run_id}")
+
+
+@baseline_app.command("accept")
+@click.argument("model")
+@click.option("--run", "run_id", help="Run with the result; default: the newest in which it ships.")
+@click.option("--version", help="Only this version.")
+@click.option("--target", help="Only this target.")
+@click.option("--by", help="Who accepts it; default: you.")
+@click.option("--why", required=True, help="The reason; kept with the baseline.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def baseline_accept(model: str, run_id: str | None, version: str | None, target: str | None, by: str | None, why: str, yes: bool) -> None:
+    """Accept a result: from now on the nights are held against it, until the next one is accepted."""
+    import getpass
+
+    from qatladder.evidence import open_store
+    from qatladder.history.baselines import promote, proposal
+    from qatladder.settings import load_settings
+
+    store = open_store(load_settings())
+    found = proposal(store, _history(), model, target, version, run_id)
+    print(found["body"])
+    if not yes:
+        click.confirm(found["subject"], abort=True)
+    for item in promote(store, found["run_id"], model, target, version, by or getpass.getuser(), why):
+        print(f"{item.model} {item.version} on {item.target}: held against {item.run_id} from now on")
+
+
 @app.group("history")
 def history_app() -> None:
     """Ask what every check answered, night by night."""
@@ -338,6 +389,8 @@ def _climb(
         for result in results:
             print(ladder_text(result), end="\n\n")
         print(verdict_table(results))
+        if summary["problem"]:
+            print(f"\n{summary['problem']}")
         print(f"\nreport: {summary['report_html']}")
     sys.exit(_exit_code(results))
 

@@ -142,6 +142,8 @@ def summarise(planned: Mapping[str, Sequence[Ladder]] | None, context: Mapping[s
         summary = finish_run([ladder for ladders in planned.values() for ladder in ladders], run_key_of(context))
         report = json.loads(open_store(load_settings()).read_run_file(run_key_of(context), "report.json"))
     say(verdict_table([LadderResult.from_json(ladder) for ladder in report["ladders"]]))
+    if summary["problem"]:
+        say(summary["problem"])
     say(f"report: {summary['report_html']}")
     return {key: summary[key] for key in ("report_json", "report_html", "verdicts", "counts")}
 
@@ -175,6 +177,65 @@ def compact_history() -> list[str]:
         written = compact(open_store(load_settings()), f"{datetime.datetime.now(datetime.UTC):%Y-%m}")
     say("\n".join(written) or "no closed month has more than one file")
     return written
+
+
+def propose_baseline(params: Mapping[str, Any]) -> dict[str, str]:
+    """What somebody is asked to accept, in words.
+
+    Args:
+        params: `model`, `version`, `target`, `run`; absent or None: any, the newest that ships.
+    Returns:
+        `run_id`, and `subject` and `body` (Markdown) of the question.
+    Raises:
+        AirflowFailException: there is no such result, or it does not ship.
+    """
+    from qatladder.evidence import open_store
+    from qatladder.history import History
+    from qatladder.history.baselines import proposal
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    store = open_store(settings)
+    with airflow_errors():
+        found = proposal(
+            store,
+            History(store, settings.home / "history").refresh(),
+            params["model"],
+            params.get("target"),
+            params.get("version"),
+            params.get("run"),
+        )
+    say(found["body"])
+    return found
+
+
+def accept_baseline(context: Mapping[str, Any]) -> list[str]:
+    """Keep the approved result as the baseline of its ladders; returns them.
+
+    Raises:
+        AirflowFailException: nobody, or no reason, or the result cannot be accepted.
+    """
+    from qatladder.evidence import open_store
+    from qatladder.history.baselines import promote
+    from qatladder.settings import load_settings
+
+    params, answer = context["params"], context["ti"].xcom_pull(task_ids="approve")
+    run_id = context["ti"].xcom_pull(task_ids="propose")["run_id"]
+    user = answer.get("responded_by_user") or {}
+    with airflow_errors():
+        accepted = promote(
+            open_store(load_settings()),
+            run_id,
+            params["model"],
+            params.get("target"),
+            params.get("version"),
+            by=str(user.get("name") or user.get("id") or ""),
+            why=str((answer.get("params_input") or {}).get("why") or ""),
+        )
+    labels = [f"{item.model} {item.version} @ {item.target}" for item in accepted]
+    for label in labels:
+        say(f"{label}: held against {run_id} from now on; accepted by {accepted[0].by}: {accepted[0].why}")
+    return labels
 
 
 def run_key_of(context: Mapping[str, Any]) -> str:

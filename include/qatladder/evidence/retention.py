@@ -4,7 +4,7 @@ A run stays whole or goes whole. It stays when it is
 
 * of the newest nights (`keep_nights` days on which runs started),
 * a finding: a ladder in it did not ship,
-* a baseline: the newest run in which a ladder shipped, for every ladder,
+* a baseline: what a ladder is held against (`qatladder.history.baselines`), or the newest run in which it shipped, for every ladder,
 * not whole and younger than `GRACE_DAYS`: it may still be running, or
 * whole by its manifest, and its report cannot be read: nobody knows what it found.
 
@@ -21,8 +21,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from qatladder.errors import ConfigError
-from qatladder.evidence.store import Store
+from qatladder.errors import BrokenError, ConfigError
+from qatladder.evidence.store import Store, safe_name
 
 GRACE_DAYS = 3.0
 RECORDS = ("conversions", "rungs", "fleet")
@@ -122,7 +122,7 @@ def _runs(store: Store, keep_nights: int, now: float) -> Kept:
         for *ladder, verdict in found.ladders:
             if verdict == "ship":
                 shipped[tuple(ladder)] = max(shipped.get(tuple(ladder), ("", "")), (found.started, run))
-    baselines = {run for _, run in shipped.values()}
+    baselines = {run for _, run in shipped.values()} | _accepted(store)
     for run in sorted(newest):
         if run in RECORDS or run in kept.runs:
             continue
@@ -139,6 +139,29 @@ def _runs(store: Store, keep_nights: int, now: float) -> Kept:
         else:
             kept.gone.append(run)
     return kept
+
+
+def _accepted(store: Store) -> set[str]:
+    """Runs that are somebody's baseline.
+
+    Raises:
+        BrokenError: a baseline cannot be read, so nobody knows which run it needs.
+    """
+    runs = set()
+    for key in list(store.keys("baselines/")):
+        try:
+            runs.add(safe_name(json.loads(store.read_key(key))["run_id"]))
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise BrokenError(
+                "a baseline cannot be read, so nothing is removed",
+                "delete it from the store; the next good night becomes the baseline, or `qatladder baseline accept` another",
+                kind="store",
+                file=store.uri(key),
+                found=str(error),
+            ) from error
+    return runs
 
 
 def _when(started: str) -> str:

@@ -13,11 +13,14 @@ import datetime
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence import Store
 from qatladder.evidence.store import safe_name
+
+if TYPE_CHECKING:
+    from qatladder.history.query import History
 
 FOLDER = "baselines"
 REMEMBERED = 50
@@ -119,6 +122,58 @@ def promote(store: Store, run_id: str, model: str, target: str | None, version: 
         )
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return [_promoted(store, ladder, run_id, by.strip(), why.strip(), now) for ladder in chosen]
+
+
+def proposal(store: Store, history: History, model: str, target: str | None, version: str | None, run_id: str | None) -> dict[str, str]:
+    """A result beside what it would replace, for whoever is asked to accept it.
+
+    Args:
+        run_id: the run with the result; None for the newest in which a ladder that matches ships.
+    Returns:
+        `run_id`, and `subject` and `body` in Markdown.
+    Raises:
+        ConfigError: there is no such result.
+    """
+    if run_id is None:
+        rows = history.ask(
+            """
+            SELECT run_id FROM facts WHERE model = ? AND verdict = 'ship' AND (? IS NULL OR target = ?) AND (? IS NULL OR version = ?)
+            GROUP BY run_id ORDER BY max(time) DESC LIMIT 1
+            """,
+            [model, target, target, version, version],
+        )
+        if not rows:
+            raise ConfigError(
+                "no result of this model ships", model=model, target=target or "any", next_step="`qatladder history show MODEL` says why"
+            )
+        run_id = str(rows[0]["run_id"])
+    report = _report(store, run_id)
+    chosen = [
+        item
+        for item in report["ladders"]
+        if item["model"] == model and target in (None, item["target"]) and version in (None, item["version"])
+    ]
+    if not chosen:
+        raise ConfigError("the run has no such ladder", run=run_id, model=model, next_step="`qatladder history show MODEL` lists the runs")
+    lines = [f"Run `{run_id}` of {report['run']['started']}.", ""]
+    for item in chosen:
+        lines += [f"**{item['model']} {item['version']} on {item['target']}: {item['verdict']}**", ""]
+        trend = item.get("trend") or {}
+        rows = [entry for entry in trend.get("movements", ()) if entry["value"] is not None]
+        if rows:
+            lines += ["| check | figure | baseline | this result | verdict |", "|---|---|---|---|---|"]
+            for entry in rows:
+                held = "" if entry["baseline"] is None else f"{entry['baseline']:.6g}"
+                lines.append(f"| {entry['check_id']} | {entry['metric']} | {held} | {entry['value']:.6g} | {entry['verdict']} |")
+        known = baseline_of(store, item["model"], item["version"], item["target"])
+        replaced = (
+            f"`{known.run_id}` of {known.time}" + (f", accepted by {known.by}: {known.why}" if known.approved else "") if known else ""
+        )
+        lines += ["", f"It replaces {replaced}." if known else "It would be the first.", ""]
+        lines += [
+            f"Changed since: {suspect['what']} `{suspect['was'][:12]}` -> `{suspect['now'][:12]}`" for suspect in trend.get("suspects", ())
+        ]
+    return {"run_id": run_id, "subject": f"Accept {run_id} as the baseline of {model}?", "body": "\n".join(lines)}
 
 
 def _promoted(store: Store, ladder: Mapping[str, Any], run_id: str, by: str, why: str, now: str) -> Baseline:

@@ -61,7 +61,9 @@ class History:
         try:
             connection.execute("SET TimeZone = 'UTC'")
             if self._files:
-                connection.read_parquet([str(path) for path in self._files], union_by_name=True).create_view("facts")
+                connection.read_parquet([str(path) for path in self._files], union_by_name=True).create_view("stored")
+                connection.register("columns", SCHEMA.empty_table())  # files of before a column was thought of have it, too: empty
+                connection.execute("CREATE VIEW facts AS SELECT * FROM stored UNION ALL BY NAME SELECT * FROM columns")
             else:
                 connection.register("facts", SCHEMA.empty_table())
             cursor = connection.execute(sql, list(parameters))

@@ -363,7 +363,7 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     """Join all ladders of a run, write `report.json` and `report.html`, and last the manifest.
 
     Returns:
-        `report_json` and `report_html` (URIs), `verdicts` and `counts`.
+        `report_json` and `report_html` (URIs), `verdicts` and `counts`; `problem`: what kept the trends from being judged.
     """
     from qatladder.history import facts_of, write_facts  # pyarrow and duckdb: 0.3 s that no rung needs
     from qatladder.validation.trends import advance_baselines, night_trends
@@ -405,7 +405,7 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     counts: dict[str, int] = {}
     for item in verdicts:
         counts[str(item["verdict"])] = counts.get(str(item["verdict"]), 0) + 1
-    return {"run_id": run_id, "report_json": json_uri, "report_html": html_uri, "verdicts": verdicts, "counts": counts}
+    return {"run_id": run_id, "report_json": json_uri, "report_html": html_uri, "verdicts": verdicts, "counts": counts, "problem": problem}
 
 
 def _manifest(run: dict[str, Any], results: Sequence[LadderResult], store: Store) -> dict[str, Any]:

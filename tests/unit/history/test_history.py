@@ -55,6 +55,16 @@ def history(store: Store, tmp_path: Path) -> Callable[[], History]:
     return lambda: History(store, tmp_path / "mirror").refresh()
 
 
+def test_facts_of_before_a_column_was_thought_of_are_asked_alike(store: Store, history: Callable[[], History]) -> None:
+    results, run = night(1)
+    write_facts(store, facts_of(results, run).drop_columns(["carried_from", "trend"]), run)
+    assert history().ask("SELECT count(*) AS n FROM facts WHERE carried_from IS NULL")[0]["n"] == 2 * len(check_ids())
+    write(store, 2)
+    assert history().ask("SELECT count(*) AS n FROM facts WHERE coalesce(carried_from, '') = ''")[0]["n"] == 4 * len(check_ids())
+    (key,) = compact(store, "2026-11")
+    assert history().ask("SELECT count(*) AS n FROM facts WHERE trend = ''")[0]["n"] == 2 * len(check_ids())
+
+
 def count(history: History) -> int:
     return int(history.ask("SELECT count(*) AS n FROM facts")[0]["n"])
 
