@@ -26,6 +26,9 @@ from qatladder.errors import ConfigError
 s3_connections: Callable[[str], dict[str, str | None]] | None = None
 """Looks up QATLADDER_S3_CONNECTION: fields of `evidence.store.S3Access`. `qatladder.airflow` sets it: only Airflow knows its connections."""
 
+alert_connections: Callable[[str], list[str]] | None = None
+"""Looks up the apprise URLs of an Airflow connection; set by `qatladder.airflow`, too."""
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -50,6 +53,16 @@ class Settings:
     def work(self) -> Path:
         """Scratch files of running rungs; safe to delete when nothing runs."""
         return self.home / "work"
+
+    @property
+    def alert_routing(self) -> Path:
+        """Who is told, where and when; may be missing."""
+        return self.zoo / "alerts.yaml"
+
+    @property
+    def acknowledged(self) -> Path:
+        """Regressions somebody answers for, until a date; may be missing."""
+        return self.zoo / "acknowledged.yaml"
 
 
 def _number(name: str, default: float) -> float:

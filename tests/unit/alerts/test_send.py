@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qatladder.reports.alerts import MAX_LADDERS, MAX_LENGTH, Message, alert_message, append_alert, send
 from tests.unit.reports.ladders import RUN, no_ship, ship, undecided
 
 from qatladder.ladder import LadderResult
-from qatladder.reports.alerts import MAX_LADDERS, MAX_LENGTH, Message, alert_message, append_alert, send
 from qatladder.reports.report import report_json
 
 MESSAGE = Message("QATLadder n1: 1 no-ship", "lane_net <image> & *more*\n- measured: 1 < 2")
