@@ -209,7 +209,7 @@ def parse_expiry(text: str, today: date) -> date:
         raise ConfigError("not a day", expected="2026-12-24, or 30d for thirty days from now", found=text) from None
 
 
-def build(today: date, **fields: Any) -> Acknowledgement:
+def build(**fields: Any) -> Acknowledgement:
     """An entry from the command line.
 
     Raises:

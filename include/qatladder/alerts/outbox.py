@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from qatladder.alerts.memory import write_json
 from qatladder.alerts.routing import Routes, fingerprint
 from qatladder.alerts.send import Delivery, Message, deliver
-from qatladder.errors import BrokenError, ConfigError
+from qatladder.errors import ConfigError
 from qatladder.evidence import Store
 
 BACKOFF = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 120, 240, 480, 480))
@@ -95,29 +95,29 @@ def queue(store: Store, item: Item) -> None:
 
 
 def items(store: Store, folder: str = WAITING) -> Iterator[Item]:
-    """Items of a folder, oldest first. One that cannot be read is an error: a message nobody can deliver must be seen.
-
-    Raises:
-        BrokenError: kind `alert`.
-    """
+    """Items of a folder, oldest first. One that cannot be read is there, too, as `unreadable`: it must be seen, and hold nobody up."""
     for key in sorted(store.keys(folder)):
-        if (item := _read(store, key)) is not None:
+        try:
+            item = _read(store, key)
+        except ValueError as error:
+            text = f"a message in the outbox cannot be read: {store.uri(key)}"
+            reason = f"{str(error).splitlines()[0]}; delete it from the store when nobody needs it"
+            name = key.removeprefix(folder).removesuffix(".json")
+            item = Item(id=name, run="", to="", address="", kind="unreadable", title=text, body="", created="", tries=1, error=reason)
+        if item is not None:
             yield item
 
 
 def _read(store: Store, key: str) -> Item | None:
+    """An item; None when it is gone, delivered while this looks.
+
+    Raises:
+        ValueError: it is no item.
+    """
     try:
         return Item.model_validate_json(store.read_key(key))
-    except FileNotFoundError:  # delivered while this looks
+    except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise BrokenError(
-            "a message in the outbox cannot be read",
-            "delete it from the store when nobody needs it",
-            kind="alert",
-            uri=store.uri(key),
-            found=str(error).splitlines()[0],
-        ) from None
 
 
 def deliver_items(
@@ -140,6 +140,9 @@ def deliver_items(
         if only is not None and item.id not in only:
             continue
         if only is None and item.next and datetime.fromisoformat(item.next) > now():
+            continue
+        if item.kind == "unreadable":
+            outcomes.append(Outcome(item, "lost", item.title, item.error))
             continue
         until = routes.routing.recipient(item.to).quiet_until(now(), item.kind)
         if until is not None:
@@ -217,7 +220,7 @@ def _move(store: Store, item: Item, folder: str) -> None:
 
 def put_back(store: Store, names: Sequence[str] = ()) -> list[Item]:
     """Lost messages (all, or these) into the outbox, due now."""
-    found = [item for item in items(store, LOST) if not names or item.id in names]
+    found = [item for item in items(store, LOST) if item.kind != "unreadable" and (not names or item.id in names)]
     for item in found:
         item.tries, item.next = 0, ""
         write_json(store, f"{WAITING}{item.id}.json", item.model_dump())

@@ -256,17 +256,32 @@ def tell(
     """
     routes = load_routes(settings, given)
     acknowledged = load_acknowledged(settings.acknowledged, now().date())
-    problems = (*([routes.problem] if routes.problem else []), *acknowledged.problems)
     digest = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:12]
 
     def plan() -> tuple[list[dict[str, str]], list[Record]]:
-        known = memory.load(store, channel_of(routes))
-        night = consider(report, known, acknowledged, routes.routing, now(), str(report["run"].get("id") or key))
-        old = stale_of(report, acknowledged, settings)
-        hints = [f"{len(old)} acknowledgements match nothing any more: qatladder alerts list"] if old else []
-        return messages(night, routes, links, problems, hints), list(night.changed)
+        return _plan(report, store, routes, acknowledged, links, key, now())
 
-    return Telling(_once(store, routes, f"{key}-{digest}", key, plan, now, send), problems)
+    return Telling(_once(store, routes, f"{key}-{digest}", key, plan, now, send), _problems(routes, acknowledged))
+
+
+def preview(report: Mapping[str, Any], store: Store, settings: Settings, links: Links, key: str) -> list[dict[str, str]]:
+    """The messages `tell` would make of a run now; see `messages`."""
+    now = datetime.now(UTC)
+    return _plan(report, store, load_routes(settings), load_acknowledged(settings.acknowledged, now.date()), links, key, now)[0]
+
+
+def _plan(
+    report: Mapping[str, Any], store: Store, routes: Routes, acknowledged: Acknowledged, links: Links, key: str, now: datetime
+) -> tuple[list[dict[str, str]], list[Record]]:
+    known = memory.load(store, channel_of(routes))
+    night = consider(report, known, acknowledged, routes.routing, now, str(report["run"].get("id") or key))
+    old = stale_of(report, acknowledged, routes.settings)
+    hints = [f"acknowledgements that match nothing any more: {len(old)}; qatladder alerts list"] if old else []
+    return messages(night, routes, links, _problems(routes, acknowledged), hints), list(night.changed)
+
+
+def _problems(routes: Routes, acknowledged: Acknowledged) -> tuple[ConfigError, ...]:
+    return (*([routes.problem] if routes.problem else []), *acknowledged.problems)
 
 
 def tell_broken(message: Message, store: Store, settings: Settings, key: str, given: Sequence[str] | None = None) -> Telling:
