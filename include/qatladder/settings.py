@@ -11,7 +11,7 @@ QATLADDER_S3_KMS_KEY     key for aws:kms; default: the account's
 QATLADDER_CARRY_DAYS     a rung's unchanged answer is carried over for so many days before it is asked for anew; default: 30, 0: never
 QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
 QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
-QATLADDER_ALERTS         comma-separated apprise URLs; default: a file in <home>/alerts
+QATLADDER_ALERTS         comma-separated apprise URLs; default: what <zoo>/alerts.yaml says, or a file in <home>/alerts
 """
 
 from __future__ import annotations

@@ -207,14 +207,13 @@ def clusters(findings: Iterable[Finding]) -> list[Cluster]:
     """Findings by cause, the worst cluster first, always in the same order.
 
     A change that is the first suspect of several ladders is their cause, whatever check noticed it: one toolchain upgrade that breaks
-    200 models is one cluster. Otherwise kind, check and cause decide.
+    200 models is one cluster. Otherwise kind, check and cause decide; always for broken checks, whose cause is infrastructure.
     """
     findings = list(findings)
-    bad = [finding for finding in findings if finding.kind.level is not Level.INFO]
-    shared = Counter(_suspect(finding) for finding in bad if finding.suspects)
+    shared = Counter(_suspect(finding) for finding in findings if _blames(finding))
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
-        if finding.kind.level is not Level.INFO and finding.suspects and shared[_suspect(finding)] > 1:
+        if _blames(finding) and shared[_suspect(finding)] > 1:
             key = "suspect: " + " | ".join(_suspect(finding))
         else:
             key = f"{finding.kind}: {finding.check} | {finding.cause_key}"
@@ -321,6 +320,10 @@ def _cause_key(item: Mapping[str, Any], check: Mapping[str, Any]) -> str:
         key = generic(str(check.get("cause") or check.get("reason") or ""), [*names, board])
     on_board = check["status"] == str(Status.BROKEN) and str(check["id"]).startswith("board.") and board
     return f"{key} on {board}" if on_board else key
+
+
+def _blames(finding: Finding) -> bool:
+    return bool(finding.suspects) and finding.kind.level is not Level.INFO and finding.status != str(Status.BROKEN)
 
 
 def _suspect(finding: Finding) -> tuple[str, str, str]:

@@ -97,15 +97,18 @@ def queue(store: Store, item: Item) -> None:
 def items(store: Store, folder: str = WAITING) -> Iterator[Item]:
     """Items of a folder, oldest first. One that cannot be read is there, too, as `unreadable`: it must be seen, and hold nobody up."""
     for key in sorted(store.keys(folder)):
-        try:
-            item = _read(store, key)
-        except ValueError as error:
-            text = f"a message in the outbox cannot be read: {store.uri(key)}"
-            reason = f"{str(error).splitlines()[0]}; delete it from the store when nobody needs it"
-            name = key.removeprefix(folder).removesuffix(".json")
-            item = Item(id=name, run="", to="", address="", kind="unreadable", title=text, body="", created="", tries=1, error=reason)
-        if item is not None:
+        if (item := _load(store, key)) is not None:
             yield item
+
+
+def _load(store: Store, key: str) -> Item | None:
+    try:
+        return _read(store, key)
+    except ValueError as error:
+        text = f"a message in the outbox cannot be read: {store.uri(key)}"
+        reason = f"{str(error).splitlines()[0]}; delete it from the store when nobody needs it"
+        name = key.rpartition("/")[2].removesuffix(".json")
+        return Item(id=name, run="", to="", address="", kind="unreadable", title=text, body="", created="", tries=1, error=reason)
 
 
 def _read(store: Store, key: str) -> Item | None:
@@ -136,8 +139,9 @@ def deliver_items(
         what became of every item looked at, oldest first; nothing is raised for a failed delivery.
     """
     outcomes = []
-    for item in items(store):
-        if only is not None and item.id not in only:
+    chosen = items(store) if only is None else (_load(store, f"{WAITING}{name}.json") for name in only)
+    for item in chosen:
+        if item is None:
             continue
         if only is None and item.next and datetime.fromisoformat(item.next) > now():
             continue

@@ -78,6 +78,13 @@ def test_a_model_whose_own_weights_changed_is_not_put_down_to_the_toolchain() ->
     assert [len(cluster.findings) for cluster in found] == [3, 1]
 
 
+def test_a_board_that_is_away_is_not_put_down_to_the_toolchain_that_changed_the_same_night() -> None:
+    changed = trend("no_regression", suspects=[HMCT])
+    both = [ladder(f"m{index}", ["int.fidelity"], trend=changed) for index in range(2)]
+    away = [ladder(f"b{index}", broken="board.health", trend=changed, values={"kind": "unreachable"}) for index in range(2)]
+    assert [str(cluster.kind) for cluster in told(*both, *away)] == ["no-ship", "undecided"]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "count"),
     [
