@@ -243,8 +243,7 @@ def movement_line(move: Mapping[str, Any]) -> str:
 
 def generic(text: str, names: Sequence[str] = ()) -> str:
     """A text without what is of one model only: names, numbers, digests, paths, quoted words."""
-    for name in sorted({name for name in names if name}, key=len, reverse=True):
-        text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", "*", text)
+    text = re.sub(r"[\w-]+(?:\.[\w-]+)*", lambda word: "*" if word[0] in names else word[0], text)
     text = re.sub(r"'[^']*'|\"[^\"]*\"|<[^<>]*>|(?<![\w.])(?:\w+:/)?/[\w./@%:+-]+", "*", text)
     text = re.sub(r"\b[0-9a-f]{8,}\b|[-+]?\d[\d.,]*(?:e[-+]?\d+)?", "#", text)
     return " ".join(text.split())[:200]

@@ -191,8 +191,12 @@ def _one(finding: Finding, many: bool) -> str:
 def _links(lead: Finding, links: Links) -> list[str]:
     log = links.log(lead)
     lines = [f"log: {log}"] if log else []
-    lines += [f"report: {address}" for address in links.report()]
+    lines += _pages(links)
     return lines + [f"evidence: {name} {links.evidence(uri)}" for name, uri in lead.evidence[:3]]
+
+
+def _pages(links: Links) -> list[str]:
+    return [f"{'stored' if index else 'report'}: {address}" for index, address in enumerate(links.report())]
 
 
 def _short(text: str) -> str:

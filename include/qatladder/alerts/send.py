@@ -113,12 +113,31 @@ def _append(descriptor: int, text: str) -> None:
 
 def deliver(message: Message, url: str) -> Delivery:
     """Send a message to one address; a failure is a `Delivery`, too."""
-    import apprise  # 0.1 s and 27 MB: only who sends pays
-
-    from qatladder.alerts.plugins import register
+    from qatladder.alerts.plugins import register  # apprise takes 0.1 s and 27 MB: only who sends pays
 
     register()
     shown = _without_secrets(url)
+    with _unlogged():
+        return _attempt(message, url, shown)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """apprise and urllib3 log addresses, tokens included; what matters of it is in the `Delivery`, masked."""
+    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3")]
+    before = [logger.propagate for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.propagate = False
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+
+
+def _attempt(message: Message, url: str, shown: str) -> Delivery:
+    import apprise
+
     try:
         server = apprise.Apprise()
         if not server.add(url):
@@ -161,20 +180,6 @@ def shorten(body: str, limit: int) -> str:
         room = max(0, limit - len(tail.encode()))
         return (head or body).encode()[:room].decode(errors="ignore") + tail
     return kept.rstrip("\n") + tail
-
-
-def redacted(url: str) -> str:
-    """An address for logs, without asking the service."""
-    import apprise
-
-    from qatladder.alerts.plugins import register
-
-    register()
-    try:
-        server = apprise.Apprise()
-        return _public(str(server[0].url(privacy=True))) if server.add(url) else _without_secrets(url)  # type: ignore[no-untyped-call]
-    except Exception:
-        return _without_secrets(url)
 
 
 def _without_secrets(url: str) -> str:

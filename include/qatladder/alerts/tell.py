@@ -136,8 +136,17 @@ def consider(
     for ladder, record in records.items():
         if ladder not in ran and record.seen and now - datetime.fromisoformat(record.seen) > FORGET:
             record.open, record.recovered, record.better = {}, "", {}
-    changed = [record for ladder, record in records.items() if record != known.get(ladder) and not (record.idle and ladder not in known)]
+    changed = [record for ladder, record in records.items() if _changed(record, known.get(ladder), now)]
     return Night(tuple(told), tuple(quiet), tuple(under), tuple(expired), tuple(changed))
+
+
+def _changed(record: Record, known: Record | None, now: datetime) -> bool:
+    """Whether a record must be written. That the ladder was seen again is written once a week: 1,000 open ladders cost nothing a night."""
+    if known is None:
+        return not record.idle
+    if record.model_copy(update={"seen": known.seen}) != known:
+        return True
+    return bool(record.seen) and now - datetime.fromisoformat(known.seen or record.seen) > timedelta(days=7)
 
 
 def _good_news(item: Mapping[str, Any], record: Record, over: Mapping[str, Open], bad: bool) -> list[Finding]:
@@ -341,6 +350,8 @@ def channel_of(routes: Routes) -> str:
 
 def stale_of(report: Mapping[str, Any], acknowledged: Acknowledged, settings: Settings) -> list[Acknowledgement]:
     """Acknowledgements that match nothing any more."""
+    if not (acknowledged.active or acknowledged.expired):
+        return []
     absent = missing(report)
     findings = [finding for item in report["ladders"] for finding in candidates(item, suspicious=True)] + absent
     ran = [ladder_of(item) for item in report["ladders"]] + [finding.ladder for finding in absent]

@@ -81,9 +81,11 @@ def test_an_optional_address_that_fails_is_still_a_failure(refusing: Receiver) -
         "hunter2secret",
     ],
 )
-def test_no_secret_of_an_address_is_shown(url: str) -> None:
+def test_no_secret_of_an_address_is_shown_or_logged(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     (delivery,) = send(MESSAGE, [url])
     assert not delivery.ok
+    assert "hunter2secret" not in caplog.text
     assert "hunter2secret" not in delivery.url + delivery.reason
 
 

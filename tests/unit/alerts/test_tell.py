@@ -37,7 +37,9 @@ def test_a_thousand_ladders_with_one_cause_are_one_message(lab: Lab) -> None:
     (message,) = lab.night(*broken)
     assert message.title == "QATLadder no-ship: int.fidelity, 1000 ladders, toolchain hmct 1.1.0 -> 1.2.0"
     assert len(message.body) < 3000
+    before = {entry.key: entry.modified for entry in lab.store.items("alerts/main/open/")}
     assert titles(lab.night(*broken)) == ["QATLadder: still open: 1 cluster, 1000 ladders, since 2026-11-23"]
+    assert {entry.key: entry.modified for entry in lab.store.items("alerts/main/open/")} == before, "what did not change is not written"
 
 
 def test_a_week_of_nights(lab: Lab) -> None:
