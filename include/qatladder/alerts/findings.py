@@ -231,13 +231,13 @@ def movement_line(move: Mapping[str, Any]) -> str:
     if move.get("baseline") is not None and move.get("value") is not None:
         text += f" {_number(move['baseline'])} -> {_number(move['value'])}"
     if move.get("delta") is not None:
-        text += f" ({move['delta']:+.4g})"
+        text += f" ({_number(move['delta'], '+.4g')})"
     if move.get("baseline_run"):
         text += f" since {move['baseline_run']}"
     if move.get("method"):
         text += f"; {move['method']}"
     if move.get("p_value") is not None:
-        text += f", p = {move['p_value']:.2g}"
+        text += f", p = {_number(move['p_value'], '.2g')}"
     return text + (f": {move['why']}" if move.get("why") else "")
 
 
@@ -346,8 +346,9 @@ def _badness(move: Mapping[str, Any]) -> float:
     return abs(delta) / abs(baseline) if isinstance(baseline, (int, float)) and baseline else abs(delta)
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _number(value: Any, form: str = ".4g") -> str:
+    """A number of a report; one that is not finite is a word there."""
+    return format(value, form) if isinstance(value, float) else str(value)
 
 
 def _moment(run: Any, time: Any) -> str:

@@ -168,6 +168,8 @@ def _send(store: Store, routes: Routes, name: str, now: Callable[[], datetime], 
         urls = routes.urls(item.address)
     except ConfigError as error:
         return [_failed(store, key, item, item.address, " ".join(str(error).split()), now())]
+    except Exception as error:  # Airflow's look-up of a connection, whose words may hold the connection
+        return [_failed(store, key, item, item.address, f"the address cannot be looked up: {type(error).__name__}", now())]
     for url in urls:
         if fingerprint(url) in item.accepted:
             continue
@@ -235,7 +237,7 @@ def put_back(store: Store, names: Sequence[str] = ()) -> list[Item]:
 def prune(store: Store, now: datetime) -> None:
     """Let go of what was delivered, and of the plans of runs, after `KEEP_DAYS`. Nothing that waits and nothing lost goes."""
     oldest = (now - timedelta(days=KEEP_DAYS)).timestamp()
-    channels = {"/".join(key.split("/")[:2]) for key in store.keys("alerts/") if key.split("/")[2] == "told" and key.count("/") == 3}
+    channels = {"/".join(key.split("/")[:2]) for key in store.keys("alerts/") if key.count("/") == 3 and key.split("/")[2] == "told"}
     for folder in (DELIVERED, *(f"{channel}/told/" for channel in sorted(channels))):
         for entry in list(store.items(folder)):
             if entry.modified < oldest:

@@ -156,6 +156,12 @@ class Routing(Strict):
     reminder_days: int = Field(7, ge=1, le=90)
     still_open: bool = True
 
+    @model_validator(mode="after")
+    def _names(self) -> Routing:
+        if DEFAULT in self.owners:
+            raise ValueError(f"no owner can be named {DEFAULT}: that is who gets everything")
+        return self
+
     def recipient(self, name: str) -> Recipient:
         return self.owners.get(name, self.default) if name != DEFAULT else self.default
 

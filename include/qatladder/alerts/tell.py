@@ -57,14 +57,12 @@ class Night:
         told: clusters to tell in full tonight; the second is since when they are open, for a reminder, else empty.
         quiet: open and told before, by ladder.
         acknowledged: findings somebody answers for, with who.
-        expired: findings whose acknowledgement expired.
         changed: records to write.
     """
 
     told: tuple[tuple[Cluster, str], ...] = ()
     quiet: tuple[tuple[Record, Open], ...] = ()
     acknowledged: tuple[tuple[Finding, Acknowledgement], ...] = ()
-    expired: tuple[tuple[Finding, Acknowledgement], ...] = ()
     changed: tuple[Record, ...] = ()
 
 
@@ -96,7 +94,6 @@ def consider(
     primaries: list[Finding] = []
     good: list[Finding] = []
     under: list[tuple[Finding, Acknowledgement]] = []
-    expired: list[tuple[Finding, Acknowledgement]] = []
     shown: dict[Ladder, tuple[str, ...]] = {}
     tonight = [(item, candidates(item, routing.suspicious)) for item in report["ladders"]]
     tonight += [({"model": found.ladder.model}, [found]) for found in missing(report)]
@@ -108,7 +105,6 @@ def consider(
         under += [(finding, by) for finding, by in covered if by is not None]
         over = memory.merge(record, [(finding, by is not None) for finding, by in covered], item, run, stamp)
         live = [finding for finding, by in covered if by is None]
-        expired += [(finding, by) for finding in live if (by := acknowledged.expired_of(finding)) is not None]
         if live:
             news = [finding for finding in live if record.open[finding.check].told is None]
             first = news[0] if news else live[0]
@@ -137,7 +133,7 @@ def consider(
         if ladder not in ran and record.seen and now - datetime.fromisoformat(record.seen) > FORGET:
             record.open, record.recovered, record.better = {}, "", {}
     changed = [record for ladder, record in records.items() if _changed(record, known.get(ladder), now)]
-    return Night(tuple(told), tuple(quiet), tuple(under), tuple(expired), tuple(changed))
+    return Night(tuple(told), tuple(quiet), tuple(under), tuple(changed))
 
 
 def _changed(record: Record, known: Record | None, now: datetime) -> bool:
@@ -225,9 +221,7 @@ def messages(
             elif lines and ((problems and everything) or (count and routes.routing.still_open)):
                 page = "\n".join(f"report: {place}" for place in links.report())
                 title = "QATLadder: its own settings are wrong" if problems and everything else f"QATLadder: {count.line()}"
-                kind = str(
-                    Kind.RUN if problems and everything else min((entry.kind for _, entry in night.quiet), key=lambda kind: kind.rank)
-                )
+                kind = str(Kind.RUN) if problems and everything else "still open"  # which is never urgent
                 texts.append((kind, footer(Message(title, f"nothing new tonight\n\n{page}"), lines)))
             found += [{"to": name, "address": address, "kind": kind, "title": text.title, "body": text.body} for kind, text in texts]
     return found

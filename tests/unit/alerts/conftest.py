@@ -15,6 +15,7 @@ def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A data folder and a zoo of the test, and no addresses from outside."""
     for name in ("QATLADDER_STORE", "QATLADDER_ALERTS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("qatladder.settings.alert_connections", None)  # another test may have imported Airflow
     monkeypatch.setenv("QATLADDER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("QATLADDER_ZOO", str(tmp_path / "zoo"))
 

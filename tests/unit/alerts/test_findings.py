@@ -127,6 +127,17 @@ def test_a_regression_of_a_ladder_that_ships_is_a_finding_of_its_own() -> None:
     assert "moved: top1 0.95 -> 0.91 (-0.04) since n0; exact McNemar on 14 flipped samples, p = 0.0003: 14 samples" in message.body
 
 
+def test_a_number_that_is_not_finite_is_a_word_and_no_obstacle() -> None:
+    moved = {**movement(), "value": "nan", "delta": "nan", "p_value": None, "baseline_run": ""}
+    (cluster,) = told(ladder(trend=trend("regression", moved)))
+    assert "moved: top1 0.95 -> nan (nan); exact McNemar" in cluster_message(cluster, LINKS).body
+
+
+def test_a_trend_without_details_is_a_finding_all_the_same() -> None:
+    (cluster,) = told(ladder(trend={"verdict": "regression"}))
+    assert cluster_message(cluster, LINKS).title == "QATLadder regression: lane_net 1 @ bayes-e"
+
+
 def test_the_representative_is_the_one_that_fell_the_most() -> None:
     values = {"a": 0.94, "b": 0.60, "c": 0.90}
     (cluster,) = told(*[ladder(name, trend=trend("regression", movement(value=value))) for name, value in values.items()])

@@ -235,6 +235,26 @@ def test_an_address_that_is_not_set_is_a_failure_with_its_name(lab: Lab) -> None
     assert "only Airflow can read" in outcomes[2].reason
 
 
+def test_a_look_up_that_breaks_is_a_failure_without_its_words(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_name: str) -> list[str]:
+        raise RuntimeError("json://hunter2secret")
+
+    monkeypatch.setattr("qatladder.settings.alert_connections", breaks)
+    lab.routing("owners: {lanes: {addresses: ['airflow:mail']}}")
+    outcomes = lab.tell(BAD, "n1").outcomes
+    assert [(outcome.state, outcome.reason) for outcome in outcomes] == [
+        ("delivered", ""),
+        ("waiting", "the address cannot be looked up: RuntimeError"),
+    ]
+
+
+def test_the_line_about_what_is_open_is_never_urgent(lab: Lab) -> None:
+    lab.night(ladder(fails=["int.input"]))
+    lab.routing("default: {quiet: [{from: '00:00', to: '06:00'}], urgent: [no-ship]}")
+    (outcome,) = lab.tell(report(ladder(fails=["int.input"]), run="n2"), "n2").outcomes
+    assert (outcome.item.title[:21], outcome.state) == ("QATLadder: still open", "held")
+
+
 def test_no_address_is_in_the_store(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QATLADDER_ALERTS", "json://user:hunter2secret@127.0.0.1:1/hunter2secret")
     store = FolderStore(tmp_path / "real")

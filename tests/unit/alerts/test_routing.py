@@ -77,6 +77,7 @@ def test_addresses_without_a_secret_may_be_written_down(lab: Lab, address: str) 
         ("default: {quiet: [{}]}", "no hour of the week"),
         ("default: {urgent: [everything]}", "default.urgent.0"),
         ("reminder_days: 0", "reminder_days"),
+        ("owners: {default: {addresses: [$A]}}", "no owner can be named default"),
         ("- a list", "(file)"),
     ],
 )
