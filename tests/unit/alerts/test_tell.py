@@ -140,6 +140,22 @@ def test_a_missing_ladder_is_told_once_and_again_when_it_is_back(lab: Lab) -> No
     assert titles(lab.night(ladder("other"), ladder())) == ["QATLadder recovered: lane_net 1 @ bayes-e"]
 
 
+def test_a_ladder_that_went_missing_keeps_what_was_wrong_with_it(lab: Lab) -> None:
+    gone = [{"model": "lane_net", "version": "1", "target": "bayes-e", "owner": "lanes", "last_run": "n1", "last_time": "2026-11-23"}]
+    lab.night(ladder(fails=["int.input"]))
+    assert titles(lab.night(ladder("other"), missing=gone)) == ["QATLadder missing: lane_net 1 @ bayes-e"]
+    assert titles(lab.night(ladder(fails=["int.input"]))) == ["QATLadder: still open: 1 cluster, 1 ladder, since 2026-11-23"]
+
+
+def test_an_old_run_told_again_does_not_bring_its_findings_back(lab: Lab) -> None:
+    old = report(ladder(fails=["int.input"]), run="n1")
+    lab.tell(old, "n1")
+    lab.count = 1
+    assert len(lab.night(ladder())) == 2  # the finding, and that it is over
+    lab.tell(old, "n1")
+    assert lab.night(ladder()) == []
+
+
 def test_more_clusters_than_messages_end_in_a_digest(lab: Lab) -> None:
     found = lab.night(*[ladder(f"m{index:02}", ["int.input"], cause=f"cause {chr(97 + index)}") for index in range(MAX_MESSAGES + 3)])
     assert len(found) == MAX_MESSAGES + 1
