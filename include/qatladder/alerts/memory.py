@@ -45,7 +45,6 @@ class Record(BaseModel):
 
     Attributes:
         open: by check.
-        recovered: the last recovery that was told: since which run.
         better: progressions that were told, by check: the baseline's run.
         seen: last run it was in (ISO 8601, UTC).
     """
@@ -55,7 +54,6 @@ class Record(BaseModel):
     target: str
     owner: str = ""
     open: dict[str, Open] = {}
-    recovered: str = ""
     better: dict[str, str] = {}
     seen: str = ""
 
@@ -66,7 +64,7 @@ class Record(BaseModel):
     @property
     def idle(self) -> bool:
         """Nothing in it is worth a file."""
-        return not (self.open or self.recovered or self.better)
+        return not (self.open or self.better)
 
 
 def key_of(channel: str, ladder: Ladder) -> str:
@@ -132,12 +130,18 @@ def merge(record: Record, findings: Iterable[tuple[Finding, bool]], item: Mappin
     return over
 
 
+def _compared(check: str, trend: Mapping[str, Any]) -> bool:
+    """Whether tonight the numbers of a check were held against a baseline; in doubt not."""
+    verdicts = [move.get("verdict") for move in trend.get("movements") or () if move.get("check_id") == check]
+    return not {"insufficient_data", "new"} & set(verdicts or [trend.get("verdict")]) and bool(trend)
+
+
 def _is_over(check: str, old: Open, item: Mapping[str, Any]) -> bool:
     """Whether tonight's ladder, which has no finding at the check, says that there is none."""
     if "checks" not in item:
         return False  # it did not run
-    if old.kind in (Kind.REGRESSION, Kind.SUSPICIOUS) and (item.get("trend") or {}).get("verdict") in (None, "insufficient_data"):
-        return False  # nobody compared its numbers
+    if old.kind in (Kind.REGRESSION, Kind.SUSPICIOUS) and not _compared(check, item.get("trend") or {}):
+        return False
     if check in ("", MISSING) or item.get("verdict") == str(Verdict.SHIP):
         return True
     return any(found["id"] == check and found["status"] == str(Status.PASSED) for found in item["checks"])

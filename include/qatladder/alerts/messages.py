@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,7 +142,8 @@ def _changed(cluster: Cluster) -> str:
 
 
 def _suspect(suspect: Any, why: bool = True) -> str:
-    text = f"{suspect.get('what', '')} {suspect.get('was') or '?'} -> {suspect.get('now') or '?'}"
+    was, now = (re.sub(r"\b([0-9a-f]{12})[0-9a-f]{4,}\b", r"\1", str(suspect.get(key) or "nothing")) for key in ("was", "now"))
+    text = f"{suspect.get('what', '')} {was} -> {now}"
     return text + (f" ({suspect['why']})" if why and suspect.get("why") else "")
 
 

@@ -131,7 +131,7 @@ def consider(
     ]
     for ladder, record in records.items():
         if ladder not in ran and record.seen and now - datetime.fromisoformat(record.seen) > FORGET:
-            record.open, record.recovered, record.better = {}, "", {}
+            record.open, record.better = {}, {}
     changed = [record for ladder, record in records.items() if _changed(record, known.get(ladder), now)]
     return Night(tuple(told), tuple(quiet), tuple(under), tuple(changed))
 
@@ -152,22 +152,19 @@ def _good_news(item: Mapping[str, Any], record: Record, over: Mapping[str, Open]
     found = []
     ships = item["verdict"] == str(Verdict.SHIP)
     trend = item.get("trend")
-    since = (trend or {}).get("recovered") or {}
-    known = {check: entry for check, entry in over.items() if entry.told is not None}
+    # What nobody was told of and nobody answers for is no news when it is over: a run that was not asked for every rung, say.
+    known = {check: entry for check, entry in over.items() if entry.told is not None or entry.acknowledged}
     broke = {check: entry for check, entry in known.items() if entry.kind in (Kind.NO_SHIP, Kind.UNDECIDED, Kind.MISSING)}
-    if ships and (broke or (since and since.get("since") != record.recovered)):
+    if ships and broke:
+        since = (trend or {}).get("recovered") or {}
         last = f"{since['since']} ({since.get('time') or '?'})" if since.get("since") else ""
-        if broke:
-            check, entry = min(broke.items(), key=lambda pair: pair[1].kind.rank)
-            found.append(recovery(item, str(entry.kind), f"{entry.kind} since {entry.since[:10]}", check, last))
-        else:
-            found.append(recovery(item, "not shipping", "not shipping", "", last))
+        check, entry = min(broke.items(), key=lambda pair: pair[1].kind.rank)
+        found.append(recovery(item, str(entry.kind), f"{entry.kind} since {entry.since[:10]}", check, last))
     elif ships and known and not bad:
         check, entry = next(iter(known.items()))
         found.append(recovery(item, f"{entry.kind}, no longer found", f"{entry.kind} since {entry.since[:10]}, no longer found", check, ""))
     if trend is None:  # nobody compared it with other nights
         return found
-    record.recovered = str(since.get("since") or "")
     better = progression(item)
     moves = trend.get("movements") or () if better else ()
     told = {str(move["check_id"]): str(move.get("baseline_run") or "") for move in moves if move.get("verdict") == "progression"}

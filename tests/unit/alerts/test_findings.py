@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from tests.unit.reports.ladders import RUN, no_ship, ship, undecided
 from qatladder.alerts.findings import Cluster, Kind, candidates, clusters, generic, missing
 from qatladder.alerts.messages import MAX_LENGTH, MAX_NAMED, StoreLinks, cluster_message
 from qatladder.alerts.send import shorten
+from qatladder.history.baselines import Baseline
+from qatladder.history.trends import Past, Policy, judge_night
+from qatladder.ladder import Status
 from qatladder.reports.report import report_json
 
 LINKS = StoreLinks("s3://qatladder/runs/n1/report.html")
@@ -68,6 +72,39 @@ def test_two_hundred_models_broken_by_one_toolchain_upgrade_are_one_cluster() ->
     assert message.body.count("(owner lanes)") == MAX_NAMED + 1  # the worst of them once more
     assert f"... and {200 - MAX_NAMED} more in the report" in message.body
     assert max(len(line) for line in message.body.splitlines()) <= MAX_LENGTH
+
+
+def test_an_upgrade_that_the_history_found_is_the_cause_of_all_it_broke() -> None:
+    """The trends as `qatladder.history.trends` makes them of real ladders, through the report."""
+    night = []
+    for name in ("a", "b", "c"):
+        before = replace(ship(), model=name)
+        rung = before.rungs[3]
+        fidelity = replace(rung.checks[2], status=Status.FAILED, measured="cosine 0.97", cause="rounding")
+        versions = {"hmct": "1.2.0", "horizon_tc_ui": "1.24.3"}
+        after = replace(rung, checks=(*rung.checks[:2], fidelity), facts={**rung.facts, "versions": versions})
+        result = replace(before, rungs=(*before.rungs[:3], after, *before.rungs[4:]))
+        past = Past(Baseline(name, "3", "bayes-e", "n0", "2026-11-22T01:00:00+00:00"), {item.rung: item for item in before.rungs})
+        night.append((result, past))
+    data = report_json([result for result, _ in night], RUN, judge_night(night, Policy()), [])
+    (cluster,) = told(*data["ladders"])
+    message = cluster_message(cluster, LINKS)
+    assert message.title == "QATLadder no-ship: int.fidelity, 3 ladders, toolchain: hmct 1.1.0 -> 1.2.0"
+    assert "suspect: toolchain: hmct 1.1.0 -> 1.2.0 (other versions convert, compile and simulate)" in message.body
+    assert "last good night: n0 (2026-11-22T01:00:00+00:00)" in message.body
+    assert "passed at the baseline" in message.body
+    new = [(result, Past()) for result, _ in night]
+    assert [
+        finding.suspects
+        for cluster in told(*report_json([new[0][0]], RUN, judge_night(new[:1], Policy()), [])["ladders"])
+        for finding in cluster.findings
+    ] == [()]
+
+
+def test_digests_of_a_suspect_are_short() -> None:
+    changed = trend("regression", suspects=[{"what": "weights qat", "was": "ab" * 32, "now": "cd" * 32, "why": ""}])
+    (cluster,) = told(ladder(fails=["qat.accuracy"], trend=changed))
+    assert "suspect: weights qat abababababab -> cdcdcdcdcdcd" in cluster_message(cluster, LINKS).body.splitlines()
 
 
 def test_a_model_whose_own_weights_changed_is_not_put_down_to_the_toolchain() -> None:

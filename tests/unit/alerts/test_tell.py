@@ -109,13 +109,24 @@ def test_a_run_of_some_models_leaves_the_others_alone(lab: Lab) -> None:
     assert titles(lab.night(ladder("a", rungs=["float"]), days=0.1)) == ["QATLadder: still open: 1 cluster, 1 ladder, since 2026-11-23"]
 
 
-def test_recoveries_the_history_knows_of_are_told_once(lab: Lab) -> None:
+def test_a_recovery_says_what_the_history_knows_of_it_and_is_told_once(lab: Lab) -> None:
     back = ladder(trend=trend(recovered={"since": "n7", "time": "2026-11-20T01:00:00+00:00"}))
+    lab.night(ladder(fails=["int.input"]))
     (message,) = lab.night(back)
-    assert message.title == "QATLadder recovered: lane_net 1 @ bayes-e"
-    assert "was not shipping, last in n7 (2026-11-20T01:00:00+00:00)" in message.body
+    assert message.title == "QATLadder recovered: int.input, lane_net 1 @ bayes-e"
+    assert "was no-ship since 2026-11-23 at int.input, last in n7 (2026-11-20T01:00:00+00:00)" in message.body
     assert lab.night(back) == []
-    assert lab.night(ladder(trend=trend())) == []
+
+
+def test_a_ladder_of_which_only_some_rungs_were_asked_before_did_not_recover(lab: Lab) -> None:
+    assert lab.night(ladder(rungs=["float"])) == []
+    assert lab.night(ladder(trend=trend(recovered={"since": "n1", "time": "2026-11-23T01:00:00+00:00"}))) == []
+
+
+def test_what_somebody_answered_for_is_told_when_it_is_over(lab: Lab) -> None:
+    lab.acknowledged(ACK.format(expires="2026-12-25"))
+    assert lab.night(ladder(fails=["int.accuracy"])) == []
+    assert titles(lab.night(ladder())) == ["QATLadder recovered: int.accuracy, lane_net 1 @ bayes-e"]
 
 
 def test_progressions_are_told_once(lab: Lab) -> None:
@@ -130,6 +141,9 @@ def test_a_regression_that_nobody_compared_tonight_stays_open(lab: Lab) -> None:
     lab.night(ladder(trend=trend("regression", movement())))
     assert "still open" in lab.night(ladder())[0].title
     assert "still open" in lab.night(ladder(trend=trend("insufficient_data")))[0].title
+    assert "still open" in lab.night(ladder(trend=trend("new", {**movement("new"), "check_id": ""})))[0].title
+    elsewhere = trend("progression", movement("insufficient_data"), movement("progression", check="float.accuracy"))
+    assert "still open" in lab.night(ladder(trend=elsewhere))[0].body
     assert "no longer found" in lab.night(ladder(trend=trend("no_regression")))[0].body
 
 
