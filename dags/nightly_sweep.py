@@ -26,7 +26,7 @@ verdict: `ship`, `no-ship` with the first failed check, or `undecided`.
 * **A red rung is a finding about a model.** Its log holds every check: question, measured, expected, evidence, answer.
 * **A red run is a fault of ours**: planning, reporting or alerting did not work. A run that found a `no-ship` is green.
 * A rung that met broken infrastructure is tried again; a failed one never is.
-* The tab **Report** of a run shows the verdicts; **alert** tells the owners about `no-ship` and `undecided`.
+* The tab **Report** of a run shows the verdicts; **alert** tells the owners what is new, one message per cause.
 * Setting a board's pool to 0 slots takes that board out of service.
 """,
     params={

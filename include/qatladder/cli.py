@@ -26,7 +26,9 @@ from qatladder.errors import BrokenError, ConfigError, QATLadderError
 from qatladder.ladder import LadderResult, Verdict
 
 if TYPE_CHECKING:
+    from qatladder.alerts.outbox import Outcome
     from qatladder.boards.fleet import BoardSpec
+    from qatladder.evidence import Store
     from qatladder.history import History
     from qatladder.validation.fleet import Checked
 
@@ -217,6 +219,205 @@ def evidence_sweep(keep_nights: int, dry_run: bool) -> None:
     kept = sweep(open_store(load_settings()), keep_nights, time.time(), dry_run, lambda line: print(line))
     for run, reason in kept.runs.items():
         print(f"  {run} stays: {reason}")
+
+
+@app.group("alerts")
+def alerts_app() -> None:
+    """See who is told what, answer for regressions, and deliver what waits."""
+
+
+@alerts_app.command("list")
+@json_option
+def alerts_list(as_json: bool) -> None:
+    """Show findings that are open, who answers for which, and messages that wait or are given up.
+
+    Exit code 3: the routing or the acknowledgements have a mistake; 2: a message is given up.
+    """
+    import datetime
+
+    from qatladder.alerts.acknowledged import load_acknowledged
+    from qatladder.alerts.memory import load
+    from qatladder.alerts.outbox import LOST, WAITING, items
+    from qatladder.alerts.routing import load_routes
+    from qatladder.alerts.tell import stale_of
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    store, routes = open_store(settings), load_routes(settings)
+    found = load_acknowledged(settings.acknowledged, datetime.datetime.now(datetime.UTC).date())
+    records = sorted(load(store, "main").values(), key=lambda record: record.ladder)
+    waiting, lost = list(items(store, WAITING)), list(items(store, LOST))
+    problems = [problem for problem in (routes.problem, *found.problems) if problem is not None]
+    run = _latest_run(store)
+    old = stale_of(json.loads(store.read_run_file(run, "report.json")), found, settings) if run else []
+    if as_json:
+        data = {
+            "open": [record.model_dump(mode="json") for record in records if record.open],
+            "acknowledged": [entry.to_json() for entry in found.active],
+            "expired": [entry.to_json() for entry in found.expired],
+            "stale": [entry.to_json() for entry in old],
+            "waiting": [item.model_dump(exclude={"body", "claim", "claimed_until"}) for item in waiting],
+            "lost": [item.model_dump(exclude={"body", "claim", "claimed_until"}) for item in lost],
+            "addresses": {name: list(addresses) for name, addresses in routes.recipients()},
+            "problems": [str(problem) for problem in problems],
+        }
+        print(json.dumps(data, indent=1))
+    else:
+        for record in records:
+            for check, entry in record.open.items():
+                state = "acknowledged" if entry.acknowledged else f"told {entry.told[:10]}" if entry.told else "not told"
+                print(f"{entry.kind:<11} {record.ladder!s:<36} {check:<16} since {entry.since[:10]}  {state}")
+        for entries, word in ((found.active, "until"), (found.expired, "EXPIRED")):
+            for acknowledgement in entries:
+                print(
+                    f"acknowledged {acknowledgement.where}, {word} {acknowledgement.expires}, {acknowledgement.owner}: {acknowledgement.reason}"
+                )
+        for acknowledgement in old:
+            print(f"STALE        {acknowledgement.where}: matches nothing any more; remove it from {settings.acknowledged.name}")
+        for state, queued in (("waiting", waiting), ("LOST", lost)):
+            for item in queued:
+                print(f"{state:<12} {item.id} to {item.to} ({item.address}): {item.title}" + (f"; {item.error}" if item.error else ""))
+        for name, addresses in routes.recipients():
+            print(f"addresses    {name}: {', '.join(addresses)}")
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+    sys.exit(USAGE if problems else BROKEN if lost else 0)
+
+
+@alerts_app.command("acknowledge")
+@click.argument("model")
+@click.option("--version", help="Only this version.")
+@click.option("--target", help="Only this target.")
+@click.option("--check", "checks", multiple=True, help="A check, or `missing`; may be repeated. Default: all that the last run found.")
+@click.option("--owner", required=True, help="Who answers for it.")
+@click.option("--reason", required=True, help="Why it may stay so, for whoever reads it in a month.")
+@click.option("--expires", required=True, help="The last day it holds, 2026-12-24, or 30d from today; at most 180 days away.")
+@click.option("--issue", help="Link to the issue about it.")
+def alerts_acknowledge(
+    model: str, version: str | None, target: str | None, checks: Sequence[str], owner: str, reason: str, expires: str, issue: str | None
+) -> None:
+    """Write an entry into the zoo's acknowledged.yaml: the finding is not told any more until it expires. Commit the file."""
+    import datetime
+
+    from qatladder.alerts.acknowledged import acknowledge, build, parse_expiry
+    from qatladder.alerts.findings import candidates, ladder_of, missing
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    settings, today = load_settings(), datetime.datetime.now(datetime.UTC).date()
+    if not checks:
+        store = open_store(settings)
+        run = _latest_run(store)
+        report = json.loads(store.read_run_file(run, "report.json")) if run else {"ladders": []}
+        findings = [
+            *(finding for item in report["ladders"] if ladder_of(item).model == model for finding in candidates(item)),
+            *(finding for finding in missing(report) if finding.ladder.model == model),
+        ]
+        chosen = [item for item in findings if version in (None, item.ladder.version) and target in (None, item.ladder.target)]
+        checks = tuple(dict.fromkeys(finding.check for finding in chosen if finding.check))
+        if not checks:
+            raise ConfigError(
+                "the last run found nothing of this model to acknowledge",
+                "name the check with --check",
+                found=f"{model} in {run or 'no run'}",
+            )
+    fields = {
+        "model": model,
+        "version": version,
+        "target": target,
+        "check": tuple(checks),
+        "owner": owner,
+        "reason": reason,
+        "issue": issue,
+    }
+    entry = build(**fields, expires=parse_expiry(expires, today))
+    acknowledge(settings.acknowledged, entry, today)
+    print(f"{entry.where}: acknowledged until {entry.expires} in {settings.acknowledged}; have it reviewed like the zoo")
+
+
+@alerts_app.command("test")
+@click.option("--owner", "owners", multiple=True, help="Only this owner, or `default`; may be repeated.")
+def alerts_test(owners: Sequence[str]) -> None:
+    """Send a test message to every address now, quiet hours or not. Exit code 2: one did not take it."""
+    from qatladder.alerts.routing import load_routes
+    from qatladder.alerts.send import Message, deliver
+    from qatladder.settings import load_settings
+
+    routes = load_routes(load_settings())
+    if routes.problem is not None:
+        raise routes.problem
+    names = [name for name, _ in routes.recipients()]
+    for name in owners:
+        if name not in names:
+            raise ConfigError("nobody of that name has an address", found=name, expected=" | ".join(names))
+    failed = False
+    for name, addresses in routes.recipients():
+        for reference in addresses if not owners or name in owners else ():
+            try:
+                done = [deliver(Message("QATLadder: a test", f"Alerts for {name} arrive here."), url) for url in routes.urls(reference)]
+            except ConfigError as error:
+                failed = True
+                print(f"{name}: {reference}: {error}")
+                continue
+            for item in done:
+                failed |= not item.ok
+                print(f"{name}: {item.url}: {'accepted' if item.ok else 'NOT accepted: ' + item.reason}")
+    sys.exit(BROKEN if failed else 0)
+
+
+@alerts_app.command("send")
+@click.argument("run")
+@click.option("--dry-run", is_flag=True, help="Print the messages; send and remember nothing.")
+def alerts_send(run: str, dry_run: bool) -> None:
+    """Tell a run's findings, as its task `alert` does. Exit code 2: a message could not be delivered and waits."""
+    from qatladder.alerts.messages import StoreLinks
+    from qatladder.alerts.tell import preview, tell
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    store = open_store(settings)
+    try:
+        report = json.loads(store.read_run_file(run, "report.json"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such run", found=run, next_step="`qatladder report --list` shows the runs") from None
+    links = StoreLinks(store.run_uri(run, "report.html"))
+    if dry_run:
+        for item in preview(report, store, settings, links, run):
+            print(f"to {item['to']} ({item['address']}), {item['kind']}\n{item['title']}\n\n{item['body']}\n{'-' * 72}")
+        return
+    telling = tell(report, store, settings, links, run)
+    print("\n".join(outcome.line() for outcome in telling.outcomes) or "nothing to tell")
+    for problem in telling.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    sys.exit(_sent(telling.outcomes) or (USAGE if telling.problems else 0))
+
+
+@alerts_app.command("retry")
+@click.argument("ids", nargs=-1)
+def alerts_retry(ids: Sequence[str]) -> None:
+    """Send what waits, now, and what was given up (all of it, or the messages named). Quiet hours hold. Exit code 2: one still fails."""
+    from qatladder.alerts.outbox import deliver_items, items, put_back
+    from qatladder.alerts.routing import load_routes
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    settings = load_settings()
+    store = open_store(settings)
+    put_back(store, ids)
+    outcomes = deliver_items(store, load_routes(settings), only=list(ids) or [item.id for item in items(store)])
+    print("\n".join(outcome.line() for outcome in outcomes) or "nothing waits")
+    sys.exit(_sent(outcomes))
+
+
+def _sent(outcomes: Sequence[Outcome]) -> int:
+    return BROKEN if any(outcome.state in ("waiting", "lost") for outcome in outcomes) else 0
+
+
+def _latest_run(store: Store) -> str | None:
+    """The whole run that finished last."""
+    return max(store.runs(), key=lambda name: json.loads(store.read_run_file(name, "manifest.json"))["finished"], default=None)
 
 
 @app.group("env")

@@ -11,7 +11,7 @@ QATLADDER_S3_KMS_KEY     key for aws:kms; default: the account's
 QATLADDER_CARRY_DAYS     a rung's unchanged answer is carried over for so many days before it is asked for anew; default: 30, 0: never
 QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
 QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
-QATLADDER_ALERTS         comma-separated apprise URLs; default: a file in <home>/alerts
+QATLADDER_ALERTS         comma-separated apprise URLs; default: what <zoo>/alerts.yaml says, or a file in <home>/alerts
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from qatladder.errors import ConfigError
 
 s3_connections: Callable[[str], dict[str, str | None]] | None = None
 """Looks up QATLADDER_S3_CONNECTION: fields of `evidence.store.S3Access`. `qatladder.airflow` sets it: only Airflow knows its connections."""
+
+alert_connections: Callable[[str], list[str]] | None = None
+"""Looks up the apprise URLs of an Airflow connection; set by `qatladder.airflow`, too."""
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +53,16 @@ class Settings:
     def work(self) -> Path:
         """Scratch files of running rungs; safe to delete when nothing runs."""
         return self.home / "work"
+
+    @property
+    def alert_routing(self) -> Path:
+        """Who is told, where and when; may be missing."""
+        return self.zoo / "alerts.yaml"
+
+    @property
+    def acknowledged(self) -> Path:
+        """Regressions somebody answers for, until a date; may be missing."""
+        return self.zoo / "acknowledged.yaml"
 
 
 def _number(name: str, default: float) -> float:

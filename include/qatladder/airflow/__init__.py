@@ -7,6 +7,7 @@
     fleet.py        pools and connections follow the fleet; what a health task does
     s3.py           the object store's credentials from an Airflow connection
     ssh.py          boards through Airflow's SSH connections, host keys always checked
+    apprise.py      addresses of alerts from an Airflow connection
     notifier.py     who is told, and when
     environment.py  Airflow's settings and the command of every service, natively and in containers
     prepare.py      the database, the boards' pools, the bucket
@@ -19,6 +20,8 @@ inside the tasks.
 """
 
 from qatladder import settings
+from qatladder.airflow.apprise import alert_connection
 from qatladder.airflow.s3 import s3_connection
 
 settings.s3_connections = s3_connection
+settings.alert_connections = alert_connection

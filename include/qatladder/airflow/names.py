@@ -20,7 +20,7 @@ RUNGS: tuple[str, ...] = tuple(str(rung) for rung in Rung)
 NO_BOARD = "no_board"
 """Slot of ladders that no board of the fleet can take."""
 
-_NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml"})
+_NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml", "alerts.yaml", "acknowledged.yaml"})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from qatladder.errors import BrokenError
 from qatladder.evidence.store import s3_access
 from qatladder.settings import Settings, load_settings
 
-OUR_DAGS = ("nightly_sweep", "validate_model", "board_health", "housekeeping", "accept_baseline")
+OUR_DAGS = ("nightly_sweep", "validate_model", "board_health", "housekeeping", "accept_baseline", "deliver_alerts")
 
 
 def main(arguments: list[str] | None = None) -> int:

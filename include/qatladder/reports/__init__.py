@@ -1,1 +1,1 @@
-"""What a run says to people: a report (JSON, HTML, text) and an alert."""
+"""What a run says to people: a report (JSON, HTML, text)."""

@@ -70,7 +70,9 @@ def report_html(report: Mapping[str, Any]) -> str:
     ladders = [_ladder_view(ladder, index) for index, ladder in enumerate(report["ladders"])]
     ladders.sort(key=lambda view: [str(verdict) for verdict in _VERDICT_ORDER].index(view["verdict"]))
     extra = {key: value for key, value in run.items() if key not in ("id", "started", "seconds", "store")}
-    page: str = template("report.html.j2").render(run=run, extra=extra, summary=report["summary"], verdicts=_VERDICT_ORDER, ladders=ladders)
+    page: str = template("report.html.j2").render(
+        run=run, extra=extra, summary=report["summary"], verdicts=_VERDICT_ORDER, ladders=ladders, alerts=report.get("alerts") or {}
+    )
     return page
 
 

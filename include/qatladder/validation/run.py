@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qatladder import __version__
+from qatladder.alerts.tell import in_report
 from qatladder.boards.jobs import StillRunning
 from qatladder.diagnosis import explain
 from qatladder.errors import BrokenError, ConfigError, QATLadderError
@@ -384,6 +385,7 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     if problem:
         run["trends"] = problem
     report = report_json(results, run, trends, missing)
+    report["alerts"] = in_report(report, settings, store)
     json_uri = store.write_run_file(run_id, "report.json", _json(report))
     html_uri = store.write_run_file(run_id, "report.html", report_html(report).encode())
     try:

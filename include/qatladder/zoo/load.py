@@ -19,7 +19,7 @@ from qatladder.zoo.schema import Entry, EnvironmentSpec, ZooFile
 
 Model = TypeVar("Model", Entry, ZooFile)
 
-NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml"})
+NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml", "alerts.yaml", "acknowledged.yaml"})
 
 
 @dataclass(frozen=True)

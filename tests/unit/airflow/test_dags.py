@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException
 
 from qatladder.airflow.names import RUNGS, zoo_names
+from qatladder.airflow.prepare import OUR_DAGS
 
 PROJECT = Path(__file__).resolve().parents[3]
 DAGS = sorted(path.name for path in (PROJECT / "dags").glob("*.py"))
@@ -123,7 +124,7 @@ def test_the_sweep_is_nightly_and_alone(sweep):
     assert load("validate_model").schedule is None
 
 
-@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health", "housekeeping"])
+@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health", "housekeeping", "deliver_alerts"])
 def test_dags_are_documented_tagged_and_owned(name):
     dag = load(name)
     assert "ladder" in dag.doc_md
@@ -142,6 +143,14 @@ def test_board_health_looks_at_every_board_each_quarter_of_an_hour(two_boards):
     assert task.retries == 0, "the next look is in a quarter of an hour"
     assert task.execution_timeout.total_seconds() < 15 * 60
     assert task.pool == "default_pool", "a ladder that holds one board's pool must not keep the others from being looked at"
+
+
+def test_alerts_that_wait_are_delivered_each_quarter_of_an_hour_by_one_run_at_a_time():
+    dag = load("deliver_alerts")
+    assert (dag.schedule, dag.catchup, dag.max_active_runs) == ("*/15 * * * *", False, 1)
+    (task,) = dag.tasks
+    assert task.retries == 0, "a message that is given up must stay red"
+    assert "deliver_alerts" in OUR_DAGS
 
 
 MODEL = zoo_names().models[0]

@@ -286,3 +286,36 @@ def test_moments_are_utc() -> None:
     assert show_moment("2026-11-23T04:00:05+02:00") == "2026-11-23 02:00:05 UTC"
     assert show_moment("2026-11-23T02:00:05") == "2026-11-23 02:00:05 UTC"
     assert show_moment("last night") == "last night"
+
+
+def test_the_page_lists_who_answers_for_what_and_what_was_not_delivered() -> None:
+    report = report_json((no_ship(),), RUN)
+    by = {
+        "model": "lane_net",
+        "version": None,
+        "target": None,
+        "owner": "lanes",
+        "reason": "<b>being retrained</b>",
+        "expires": "2026-12-24",
+    }
+    row = {**by, "ladder": "lane_net 2026.11.2 @ x3", "check": "int.input", "issue": "https://example.com/12"}
+    undelivered = {"id": "1", "title": "QATLadder no-ship", "to": "lanes", "address": "$LANES", "since": RUN["started"], "state": "lost"}
+    report["alerts"] = {
+        "acknowledged": [row],
+        "expired": [{**row, "issue": None}],
+        "stale": [{**by, "check": ["float.accuracy"]}],
+        "problems": ["acknowledged.yaml: an entry is wrong"],
+        "undelivered": [{**undelivered, "reason": "error=500"}],
+    }
+    found = Page(report_html(report))
+    for part in (
+        "lane_net 2026.11.2 @ x3int.input2026-12-24lanes<b>being retrained</b> issue",
+        "expired: told again",
+        "stale: matches nothing any more",
+        "lost: QATLadder no-ship (to lanes, $LANES)2026-11-23 02:00:00 UTCerror=500",
+        "acknowledged.yaml: an entry is wrong",
+    ):
+        assert part in found.text
+    assert "https://example.com/12" in found.links()
+    without = page(no_ship()).text
+    assert "Acknowledged" not in without and "Alerts" not in without

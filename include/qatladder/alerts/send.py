@@ -1,4 +1,4 @@
-"""Who is told, and what: one compact message per run, sent through apprise; a file when nobody configured an address.
+"""One message to one address, through apprise; to a file when nobody configured an address.
 
 A delivery that fails is an answer (`Delivery.ok` is False, with the reason), never an exception and never silent.
 """
@@ -9,24 +9,15 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from qatladder.errors import ConfigError
-from qatladder.ladder.results import Verdict
 from qatladder.settings import load_settings
-
-MAX_LADDERS = 10
-"""Ladders told in full; the rest is counted, the report has them."""
-
-MAX_LENGTH = 240
-"""Characters of one fact; chats cut long messages in places nobody chose."""
-
 
 _WEBHOOKS = ("json", "jsons", "xml", "xmls", "form", "forms")
 
@@ -54,51 +45,6 @@ class Delivery:
     reason: str = ""
 
 
-def alert_message(report: Mapping[str, Any], report_uri: str) -> Message | None:
-    """The alert of a run; None when every ladder ships.
-
-    Args:
-        report: as `qatladder.reports.report.report_json` made it.
-        report_uri: where its page is.
-    """
-    broken = [ladder for ladder in report["ladders"] if ladder["verdict"] != str(Verdict.SHIP)]
-    if not broken:
-        return None
-    broken.sort(key=lambda ladder: ladder["verdict"] != str(Verdict.NO_SHIP))
-    summary = report["summary"]
-    counts = ", ".join(f"{summary[str(verdict)]} {verdict}" for verdict in (Verdict.NO_SHIP, Verdict.UNDECIDED, Verdict.SHIP))
-    blocks = [_block(ladder, report["run"]) for ladder in broken[:MAX_LADDERS]]
-    if len(broken) > MAX_LADDERS:
-        blocks.append(f"... and {len(broken) - MAX_LADDERS} more in the report.")
-    blocks.append(f"Report: {report_uri}")
-    return Message(f"QATLadder {report['run'].get('id', '')}: {counts}".replace("  ", " "), "\n\n".join(blocks))
-
-
-def _block(ladder: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """What the owner of a ladder must know, a line per fact."""
-    check = next((check for check in ladder["checks"] if check["id"] == ladder.get("deciding_check")), None)
-    owner = f" (owner {ladder['owner']})" if ladder.get("owner") else ""
-    lines = [f"{ladder['model']} {ladder['version']} on {ladder['target']}: {ladder['verdict']}{owner}"]
-    if check is None:
-        return "\n".join([*lines, f"- {_short(ladder['why'])}"])
-    lines.append(f"- {'first failing check' if check['status'] == 'failed' else 'left open by'}: {check['id']} {check['status']}")
-    facts = [
-        ("measured", check["measured"]),
-        ("expected", check["expected"]),
-        ("reason", check["reason"]),
-        ("probable cause", check["cause"]),
-        ("next step", next(iter(check["next_steps"]), "")),
-    ]
-    lines += [f"- {label}: {_short(text)}" for label, text in facts if text]
-    lines += [f"- evidence: {item['name']} {item['uri']}" for item in check["evidence"][:3]]
-    return "\n".join(lines)
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
-
-
 def default_file(home: Path) -> Path:
     """Where alerts go when no address is configured."""
     return home / "alerts" / "alerts.jsonl"
@@ -117,7 +63,7 @@ def send(message: Message, urls: Sequence[str] = (), home: Path | None = None) -
     """
     if not urls:
         urls = [default_file(home or load_settings().home).resolve().as_uri()]
-    return [_deliver(message, url) for url in urls]
+    return [deliver(message, url) for url in urls]
 
 
 def append_alert(path: Path, message: Message) -> None:
@@ -165,19 +111,44 @@ def _append(descriptor: int, text: str) -> None:
         raise
 
 
-def _deliver(message: Message, url: str) -> Delivery:
-    import apprise  # 0.1 s and 27 MB: only who sends pays
-
-    from qatladder.reports.file_notify import register
+def deliver(message: Message, url: str) -> Delivery:
+    """Send a message to one address; a failure is a `Delivery`, too."""
+    from qatladder.alerts.plugins import register  # apprise takes 0.1 s and 27 MB: only who sends pays
 
     register()
     shown = _without_secrets(url)
+    with _unlogged():
+        return _attempt(message, url, shown)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """apprise and urllib3 log addresses, tokens included; what matters of it is in the `Delivery`, masked."""
+    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3")]
+    before = [logger.propagate for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.propagate = False
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+
+
+def _attempt(message: Message, url: str, shown: str) -> Delivery:
+    import apprise
+
     try:
         server = apprise.Apprise()
         if not server.add(url):
             return Delivery(shown, False, "not an address apprise understands")
         shown = _public(str(server[0].url(privacy=True)))  # type: ignore[no-untyped-call]
-        outcome = server.notify(title=message.title, body=message.body, body_format=apprise.NotifyFormat.TEXT, log_level=logging.WARNING)
+        outcome = server.notify(
+            title=message.title,
+            body=shorten(message.body, server[0].body_maxlen - len(message.title.encode()) - 16),
+            body_format=apprise.NotifyFormat.TEXT,
+            log_level=logging.WARNING,
+        )
         # The overall status calls a failure at an `?optional=yes` address a success; the last attempt does not.
         attempts = [attempt for result in outcome.results for attempt in list(result.attempts)[-1:]]
         if attempts and all(attempt.status is apprise.AppriseResultStatus.SUCCESS for attempt in attempts):
@@ -185,6 +156,30 @@ def _deliver(message: Message, url: str) -> Delivery:
         return Delivery(shown, False, _masked(" ".join(entry.message for entry in outcome.logs()) or "refused without a reason", url))
     except Exception as error:
         return Delivery(shown, False, _masked(f"{type(error).__name__}: {error}", url))
+
+
+CUT = "... shortened; the report has all of it"
+
+
+def shorten(body: str, limit: int) -> str:
+    """A body that a service takes: whole lines go from the middle, so that what failed and the links stay.
+
+    Args:
+        limit: bytes of UTF-8. Services count characters or bytes; bytes are never fewer.
+    """
+    if len(body.encode()) <= limit:
+        return body
+    head, _, links = body.rpartition("\n\n")
+    tail = f"\n{CUT}\n\n{links}" if head and len(links.encode()) < limit // 2 else f"\n{CUT}"
+    kept = ""
+    for line in (head or body).split("\n"):
+        if len((kept + line + "\n" + tail).encode()) > limit:
+            break
+        kept += line + "\n"
+    if not kept:  # one line that is longer than all
+        room = max(0, limit - len(tail.encode()))
+        return (head or body).encode()[:room].decode(errors="ignore") + tail
+    return kept.rstrip("\n") + tail
 
 
 def _without_secrets(url: str) -> str:

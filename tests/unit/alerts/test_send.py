@@ -1,104 +1,21 @@
-"""Promises of qatladder.reports.alerts: who must know is told once, by real deliveries, and a failed delivery is an answer."""
+"""Promises of qatladder.alerts.send: real deliveries, no secret shown, and a failed delivery is an answer."""
 
 from __future__ import annotations
 
-import http.server
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.reports.ladders import RUN, no_ship, ship, undecided
+from tests.unit.alerts.receivers import Mailbox, Receiver
 
-from qatladder.ladder import LadderResult
-from qatladder.reports.alerts import MAX_LADDERS, MAX_LENGTH, Message, alert_message, append_alert, send
-from qatladder.reports.report import report_json
+from qatladder.alerts.send import Message, append_alert, send
 
 MESSAGE = Message("QATLadder n1: 1 no-ship", "lane_net <image> & *more*\n- measured: 1 < 2")
-
-
-class Receiver:
-    """A real HTTP server on the loopback that keeps what it is sent."""
-
-    def __init__(self, status: int) -> None:
-        received = self.received = []  # type: list[dict[str, str]]
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def accepting() -> Iterator[Receiver]:
-    receiver = Receiver(200)
-    yield receiver
-    receiver.close()
-
-
-@pytest.fixture
-def refusing() -> Iterator[Receiver]:
-    receiver = Receiver(500)
-    yield receiver
-    receiver.close()
-
-
-def alert(*ladders: LadderResult) -> Message | None:
-    return alert_message(report_json(ladders, RUN), "s3://qatladder/runs/n1/report.html")
-
-
-def test_a_run_that_ships_alerts_nobody() -> None:
-    assert alert(ship(), ship()) is None
-    assert alert() is None
-
-
-def test_the_message_says_what_failed_and_what_to_do() -> None:
-    message = alert(ship(), undecided(), no_ship())
-    assert message is not None
-    assert message.title == "QATLadder nightly-2026-11-23: 1 no-ship, 1 undecided, 1 ship"
-    check = no_ship().deciding_check
-    assert check is not None
-    for part in (
-        "lane_net 2026.11.2 on x3: no-ship (owner lanes)",
-        "first failing check: int.input failed",
-        f"measured: {check.measured}",
-        f"expected: {check.expected}",
-        f"probable cause: {check.cause}",
-        f"next step: {check.next_steps[0]}",
-        check.evidence[0].uri,
-        "left open by: board.health broken",
-        "Report: s3://qatladder/runs/n1/report.html",
-    ):
-        assert part in message.body
-    assert check.next_steps[1] not in message.body  # one next step: compact
-    assert message.body.index("lane_net") < message.body.index("digits_cnn 2")  # no-ship before undecided
-    assert "digits_cnn 3" not in message.body
-
-
-def test_many_ladders_stay_one_compact_message() -> None:
-    message = alert(*[no_ship()] * (MAX_LADDERS + 3))
-    assert message is not None
-    assert message.body.count("first failing check") == MAX_LADDERS
-    assert "... and 3 more" in message.body
-    assert max(len(line) for line in message.body.splitlines()) <= MAX_LENGTH + 20
 
 
 def test_a_real_receiver_gets_the_text_as_it_is(accepting: Receiver) -> None:
@@ -107,6 +24,29 @@ def test_a_real_receiver_gets_the_text_as_it_is(accepting: Receiver) -> None:
     assert delivery.reason == ""
     (got,) = accepting.received
     assert (got["title"], got["message"]) == (MESSAGE.title, MESSAGE.body)
+
+
+def test_a_real_mail_server_gets_subject_addresses_and_text(mailbox: Mailbox) -> None:
+    (delivery,) = send(MESSAGE, [mailbox.url])
+    assert delivery.ok, delivery.reason
+    (mail,) = mailbox.messages
+    assert mailbox.envelopes == [("qatladder@lab.example", ["lanes@lab.example"])]
+    assert mail["Subject"] == MESSAGE.title
+    assert "lanes@lab.example" in mail["To"]
+    text = mail.get_body(("plain", "html"))
+    assert text is not None
+    assert "measured: 1" in text.get_content()
+    assert "<image>" not in text.get_content() or text.get_content_type() == "text/plain", "markup of a model's name must not act"
+
+
+def test_a_mail_server_that_refuses_is_a_failure() -> None:
+    box = Mailbox(refuse=1)
+    try:
+        (first,), (second,) = send(MESSAGE, [box.url]), send(MESSAGE, [box.url])
+    finally:
+        box.close()
+    assert (first.ok, second.ok) == (False, True)
+    assert len(box.messages) == 1
 
 
 def test_failures_are_reported_per_address_and_stop_nothing(accepting: Receiver, refusing: Receiver, tmp_path: Path) -> None:
@@ -122,7 +62,7 @@ def test_failures_are_reported_per_address_and_stop_nothing(accepting: Receiver,
     assert [delivery.ok for delivery in deliveries] == [False, False, False, False, True, True]
     assert all(bool(delivery.reason) != delivery.ok for delivery in deliveries)
     assert "500" in deliveries[0].reason
-    assert len(refusing.received) == 1
+    assert refusing.refused == [500]
     assert len(accepting.received) == 1
 
 
@@ -141,9 +81,11 @@ def test_an_optional_address_that_fails_is_still_a_failure(refusing: Receiver) -
         "hunter2secret",
     ],
 )
-def test_no_secret_of_an_address_is_shown(url: str) -> None:
+def test_no_secret_of_an_address_is_shown_or_logged(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     (delivery,) = send(MESSAGE, [url])
     assert not delivery.ok
+    assert "hunter2secret" not in caplog.text
     assert "hunter2secret" not in delivery.url + delivery.reason
 
 
@@ -198,7 +140,7 @@ def test_writers_do_not_tear_each_others_lines(tmp_path: Path) -> None:
     assert sorted(titles) == sorted(f"{worker}-{index}" for worker in range(3) for index in range(40))
 
 
-def test_reports_import_without_apprise() -> None:
-    code = "import sys, qatladder.reports.alerts, qatladder.reports.text; print('apprise' in sys.modules, 'jinja2' in sys.modules)"
+def test_alerts_import_without_apprise() -> None:
+    code = "import sys, qatladder.alerts.tell, qatladder.alerts.outbox; print('apprise' in sys.modules, 'jinja2' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "include"})
     assert result.stdout.split() == ["False", "False"]
