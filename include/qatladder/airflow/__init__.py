@@ -7,6 +7,7 @@
     fleet.py        pools and connections follow the fleet; what a health task does
     s3.py           the object store's credentials from an Airflow connection
     ssh.py          boards through Airflow's SSH connections, host keys always checked
+    announced.py    trained models that announce themselves
     notifier.py     who is told, and when
     environment.py  Airflow's settings and the command of every service, natively and in containers
     prepare.py      the database, the boards' pools, the bucket

@@ -23,7 +23,7 @@ from qatladder.errors import BrokenError
 from qatladder.evidence.store import s3_access
 from qatladder.settings import Settings, load_settings
 
-OUR_DAGS = ("nightly_sweep", "validate_model", "board_health", "housekeeping")
+OUR_DAGS = ("nightly_sweep", "validate_model", "model_announced", "board_health", "housekeeping")
 
 
 def main(arguments: list[str] | None = None) -> int:
