@@ -20,8 +20,9 @@ from qatladder.airflow.announced import MODELS, announced_flow
 Runs when a training job announces a finished model: by an event of the asset `qatladder_models`, by a file in a watched folder or S3 prefix, or by
 a version in an MLflow registry. Starts the ladder of exactly that model: a run of `validate_model`, whose note says who announced it.
 
-* **start** is green when the ladder was started, pink when there is nothing to do (a duplicate, or a newer one came first), and red
-  when somebody announced what cannot be validated: an unknown model, or something unreadable. Its log says why.
+* **start** is green when the ladder was started, pink when there is nothing to do (a duplicate, or a newer one came first) or not
+  yet (the announced files are still on their way to the zoo), and red when somebody announced what cannot be validated: an unknown model, files that
+  did not come, or something unreadable. Its log says why.
 * **collect** is red when a watched place or the registry cannot be read. What was there stays there.
 * `qatladder announcements` lists what became of each.
 """,

@@ -50,6 +50,8 @@ OVERLAP = timedelta(minutes=10)
 """Events are read again so far back: one may become visible after a later one."""
 
 RETRIES: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
+PATIENT: dict[str, Any] = {"retries": 5, "retry_delay": timedelta(seconds=15)}
+"""A new version of the zoo is refused by `validate_model` until its file was parsed again: half a minute."""
 
 
 class AnnouncementBell(BaseEventTrigger):
@@ -116,8 +118,8 @@ MODELS = Asset(ASSET, watchers=[AssetWatcher(name="announcement_bell", trigger=A
 class StartLadder(TriggerDagRunOperator):
     """Start the ladder of one announcement, or say why there is none to start.
 
-    pink    duplicate or superseded: nothing to do
-    red     unknown or rejected: somebody announced what cannot be validated
+    pink    duplicate or superseded: nothing to do; waiting: not yet
+    red     unknown, missing or rejected: somebody announced what cannot be validated
 
     Args:
         decided: an item of what `decide` returned.
@@ -143,10 +145,12 @@ class StartLadder(TriggerDagRunOperator):
 
         decision = Decision.from_json(self.decided["decision"])
         say(f"{decision.label}: {decision.why}")
+        if decision.outcome == "waiting":  # it stays pending, and the bell rings for it
+            raise AirflowSkipException(f"{decision.label}: {decision.why}")
         if decision.outcome != "run":
             with airflow_errors():
                 settle(open_store(load_settings()), decision.letter, decision.outcome, decision.why)
-            if decision.outcome in ("unknown", "rejected"):
+            if decision.outcome in ("unknown", "missing", "rejected"):
                 raise AirflowFailException(f"{decision.label}: {decision.why}")
             raise AirflowSkipException(f"{decision.label}: {decision.why}")
         self.trigger_run_id, self.conf, self.note = decision.run_id, decision.params, note_of(decision)
@@ -308,7 +312,7 @@ def _decide() -> list[dict[str, Any]]:
 @task_group(group_id="announcement")
 def _announcement(decided: Any) -> None:
     label: dict[str, Any] = {"map_index_template": "{{ task.decided['label'] }}"}
-    start = StartLadder(task_id="start", decided=decided, on_failure_callback=LadderNotifier(), **label, **RETRIES)
+    start = StartLadder(task_id="start", decided=decided, on_failure_callback=LadderNotifier(), **label, **PATIENT)
     start >> _settle(decided=decided)
 
 

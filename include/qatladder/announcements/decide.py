@@ -2,7 +2,9 @@
 
     run         the zoo holds what was announced, and it was not validated yet
     duplicate   the same content was started before
-    superseded  the zoo holds other bytes than were announced, or a newer announcement was started and this one proves nothing
+    superseded  a newer announcement was started, and the zoo does not hold what this one announced, or it states no artifacts
+    waiting     the zoo holds other bytes than were announced, and nobody announced those: the files may still be copied (`GRACE`)
+    missing     they did not come
     unknown     the zoo holds no such model, version or target, or several that may be meant
     rejected    it is no announcement
 
@@ -26,7 +28,9 @@ from qatladder.zoo.load import Zoo
 from qatladder.zoo.schema import Artifacts, Entry
 
 ROLES = tuple(Artifacts.model_fields)
-Outcome = Literal["run", "duplicate", "superseded", "unknown", "rejected"]
+Outcome = Literal["run", "duplicate", "superseded", "waiting", "missing", "unknown", "rejected"]
+GRACE = datetime.timedelta(hours=1)
+"""How long announced files may take to arrive in the zoo."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ def decide(store: Store, zoo: Zoo) -> list[Decision]:
     decisions = []
     for letter in pending(store):
         decision = _decide(letter, store, seen, started)
-        if decision.outcome == "run" and letter.announcement and letter.announcement.when:
-            started[decision.key] = Latest(letter.id, letter.announcement.when, decision.content, decision.run_id)
+        if decision.outcome == "run":
+            started[decision.key] = Latest(letter.id, letter.when, decision.content, decision.run_id)
         decisions.append(decision)
     return decisions
 
@@ -121,13 +125,7 @@ def _decide(letter: Letter, store: Store, zoo: _Zoo, started: dict[str, Latest])
     meant = [entry for entry in entries if _is_meant(found, entry)]
     matching = [entry for entry in meant if not _differing(found, zoo.artifacts(entry))]
     if not matching:
-        differing = _differing(found, zoo.artifacts(meant[0]))
-        return Decision(
-            letter,
-            "superseded",
-            f"the zoo holds other bytes than were announced: {'; '.join(differing)}",
-            meant[0].version if len(meant) == 1 else "",
-        )
+        return _other_bytes(letter, found, meant, store, zoo, started)
     if len(matching) > 1:
         versions = ", ".join(entry.version for entry in matching)
         return Decision(
@@ -142,10 +140,28 @@ def _decide(letter: Letter, store: Store, zoo: _Zoo, started: dict[str, Latest])
         if latest.content == content:
             return Decision(letter, "duplicate", f"the same entry and artifacts were started as {latest.run}", entry.version, key, content)
     for latest in before:
-        if not found.artifacts and found.when and found.when < latest.when:
-            why = f"a newer announcement, of {_time(latest.when)}, was started as {latest.run}, and this one of {_time(found.when)} states no artifacts"
+        if not found.artifacts and letter.when < latest.when:
+            why = f"a newer announcement, of {_time(latest.when)}, was started as {latest.run}, and this one of {_time(letter.when)} states no artifacts"
             return Decision(letter, "superseded", why, entry.version, key, content)
     return Decision(letter, "run", "the zoo holds what was announced, not validated yet", entry.version, key, content)
+
+
+def _other_bytes(letter: Letter, found: Announcement, meant: list[Entry], store: Store, zoo: _Zoo, started: dict[str, Latest]) -> Decision:
+    """The zoo holds other bytes than were announced: newer ones, or those announced are still on their way."""
+    version = meant[0].version if len(meant) == 1 else ""
+    keys = [ladder_key(found.model, entry.version, target) for entry in meant for target in (found.target, None)]
+    newer = [latest for key in keys if (latest := started.get(key) or latest_of(store, key)) and latest.when > letter.when]
+    why = f"the zoo holds other bytes than were announced: {'; '.join(_differing(found, zoo.artifacts(meant[0])))}"
+    if newer:
+        return Decision(
+            letter, "superseded", f"{why}; a newer announcement, of {_time(newer[0].when)}, was started as {newer[0].run}", version
+        )
+    arrived = datetime.datetime.fromisoformat(letter.received)
+    if datetime.datetime.now(datetime.UTC) - arrived < GRACE:
+        return Decision(letter, "waiting", f"{why}; they are waited for until {_time(arrived + GRACE)}", version)
+    return Decision(
+        letter, "missing", f"{why}; they did not come: write the artifacts where the zoo entry looks for them, then announce", version
+    )
 
 
 def _unknown(found: Announcement, entries: list[Entry], zoo: Zoo) -> str:

@@ -51,6 +51,13 @@ class Letter:
     def label(self) -> str:
         return self.announcement.label if self.announcement else f"unreadable ({self.source.rpartition('/')[2]})"
 
+    @property
+    def when(self) -> datetime.datetime:
+        """End of the training, at the latest when the announcement arrived: a clock that is ahead must not outdo what comes after."""
+        arrived = datetime.datetime.fromisoformat(self.received)
+        stated = self.announcement.when if self.announcement else None
+        return min(stated, arrived) if stated else arrived
+
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"id": self.id, "source": self.source, "received": self.received}
         if self.announcement is not None:
@@ -124,8 +131,7 @@ def pending(store: Store) -> list[Letter]:
                 name, store.uri(key), _now(), None, f"the inbox's record is damaged: {error}", raw[:MAX_BYTES].decode("utf-8", "replace")
             )
         found.append(letter)
-    oldest = datetime.datetime.min.replace(tzinfo=datetime.UTC)
-    return sorted(found, key=lambda item: ((item.announcement and item.announcement.when) or oldest, item.id), reverse=True)
+    return sorted(found, key=lambda item: (item.when, item.id), reverse=True)
 
 
 def settle(store: Store, letter: Letter, outcome: str, why: str, run: str = "", latest: Mapping[str, str] | None = None) -> None:
@@ -136,10 +142,10 @@ def settle(store: Store, letter: Letter, outcome: str, why: str, run: str = "", 
         run: the DAG run that exists now.
         latest: `key` of the ladder and `content` that is being validated, when a run was started.
     """
-    if latest and letter.announcement and letter.announcement.when:
+    if latest:
         known = latest_of(store, latest["key"])
-        if known is None or known.when <= letter.announcement.when or known.content != latest["content"]:
-            when = letter.announcement.when.isoformat()
+        if known is None or known.when <= letter.when or known.content != latest["content"]:
+            when = letter.when.isoformat()
             _write(store, f"{LATEST}{latest['key']}.json", {"id": letter.id, "when": when, "content": latest["content"], "run": run})
     _write(store, f"{DONE}{letter.id}.json", {**letter.to_json(), "outcome": outcome, "why": why, "run": run, "settled": _now()})
     store.delete_key(f"{PENDING}{letter.id}.json")
@@ -200,4 +206,4 @@ def _write(store: Store, key: str, data: Mapping[str, Any]) -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat()
