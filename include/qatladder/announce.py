@@ -98,7 +98,7 @@ def content(
         "when": when or datetime.datetime.now(datetime.timezone.utc).isoformat(),
         "training": dict(training or {}),
     }
-    json.dumps(data)  # what is no JSON is refused here, where it was written
+    json.dumps(data, allow_nan=False)  # what is no JSON is refused here, where it was written
     return {key: value for key, value in data.items() if value not in (None, {}, "")}
 
 

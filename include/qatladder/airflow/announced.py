@@ -101,8 +101,8 @@ def waiting() -> dict[str, float]:
                 found[f"{place.uri}: {error.message}"] = AWAY
         if settings.mlflow:
             try:
-                for letter in registry.look(registry.Registry(settings.mlflow), store, _models(settings)):
-                    found[letter.source] = AGAIN
+                letters, _ = registry.look(registry.Registry(settings.mlflow), store, _models(settings))
+                found.update({letter.source: AGAIN for letter in letters})
             except QATLadderError as error:
                 found[f"{settings.mlflow}: {error.message}"] = AWAY
         found.update(dict.fromkeys(inbox.overdue(store, OVERDUE), AWAY))

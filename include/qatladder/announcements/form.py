@@ -79,7 +79,7 @@ def parse(data: bytes | Mapping[str, Any], source: str, arrived: datetime.dateti
     if not isinstance(data, Mapping):
         raise ConfigError("the announcement is no JSON object", source=source, found=_short(data), expected='{"model": ...}')
     try:
-        found = Announcement.model_validate_json(json.dumps(dict(data)))
+        found = Announcement.model_validate_json(json.dumps(dict(data), allow_nan=False))
     except ValidationError as error:
         wrong = {
             f"field {'.'.join(map(str, item['loc'])) or '(all)'}": f"{_expected(item)}; found {_short(item['input'])}"

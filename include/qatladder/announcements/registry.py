@@ -3,7 +3,7 @@
 A model version is of the zoo when it, or its registered model, has the tag `qatladder.model`, or when the registered model's name is a model of
 the zoo. Tags of the version: `qatladder.model`, `qatladder.version`, `qatladder.target`, `qatladder.sha256.<role>`. Other versions are left
 alone, and looked at again for `WINDOW`: a tag may be set after the version is made. Versions from before the registry was first looked at
-are not announced.
+are not announced. All times are the server's.
 
 API: https://mlflow.org/docs/latest/rest-api.html, `model-versions/search` and `registered-models/get`. Who we are: MLFLOW_TRACKING_TOKEN, or
 MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, as MLflow's own clients read them.
@@ -15,7 +15,6 @@ import base64
 import datetime
 import json
 import os
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,8 +26,8 @@ from qatladder.announcements.inbox import Letter, is_known, letter_of, note, pro
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence.store import Store
 
-WINDOW = 24 * 3600.0
-"""Seconds back from the last look that versions are looked at again."""
+WINDOW = 24 * 3600 * 1000
+"""Milliseconds before the newest version that versions are looked at again."""
 
 PAGE = 200
 TAG = "qatladder."
@@ -52,8 +51,8 @@ class Registry:
         proxies = [urllib.request.ProxyHandler({})] if host in ("127.0.0.1", "localhost", "::1") else []
         self._open = urllib.request.build_opener(*proxies).open
 
-    def versions(self, since: float) -> Iterator[dict[str, Any]]:
-        """Model versions made after `since` (seconds since 1970), newest first.
+    def versions(self, since: int) -> Iterator[dict[str, Any]]:
+        """Model versions made after `since` (milliseconds since 1970 by the server's clock), newest first.
 
         Raises:
             BrokenError: the server cannot be asked, or answers something else.
@@ -62,7 +61,7 @@ class Registry:
         while True:
             page = self._get("model-versions/search", **query)
             for version in page.get("model_versions", []):
-                if int(version["creation_timestamp"]) / 1000 < since:
+                if _made(version) <= since:
                     return
                 yield version
             token = page.get("next_page_token")
@@ -98,19 +97,23 @@ class Registry:
         )
 
 
-def look(registry: Registry, inbox: Store, models: Collection[str]) -> list[Letter]:
-    """What the registry has and the inbox does not know yet; changes nothing, except at the first look.
+def look(registry: Registry, inbox: Store, models: Collection[str]) -> tuple[list[Letter], int]:
+    """What the registry has and the inbox does not know yet, and when its newest version was made; changes nothing, except at the first look.
 
     Args:
         models: of the zoo.
+    Raises:
+        BrokenError: the server cannot be asked.
     """
     known = note(inbox, NOTE).get(registry.url)
     if not known:
-        remember(inbox, NOTE, {**note(inbox, NOTE), registry.url: {"first": time.time(), "last": time.time()}})
-        return []
-    found = []
+        newest = next((_made(version) for version in registry.versions(0)), 0)
+        remember(inbox, NOTE, {**note(inbox, NOTE), registry.url: {"first": newest, "last": newest}})
+        return [], newest
+    found, newest = [], known["last"]
     of_model: dict[str, dict[str, str]] = {}
     for version in registry.versions(max(known["first"], known["last"] - WINDOW)):
+        newest = max(newest, _made(version))
         if version.get("status", "READY") != "READY":
             continue  # its files are still being registered
         name, source = version["name"], f"mlflow {version['name']} {version['version']}"
@@ -127,7 +130,7 @@ def look(registry: Registry, inbox: Store, models: Collection[str]) -> list[Lett
             letter = problem_letter(json.dumps(data).encode(), source, str(error))
         if not is_known(inbox, letter):
             found.append(letter)
-    return found
+    return found, newest
 
 
 def poll(registry: Registry, inbox: Store, models: Collection[str], log: Callable[[str], None]) -> int:
@@ -136,19 +139,20 @@ def poll(registry: Registry, inbox: Store, models: Collection[str], log: Callabl
     Raises:
         BrokenError: the server cannot be asked; the same versions are found the next time.
     """
-    started, new = time.time(), 0
-    for letter in look(registry, inbox, models):
+    letters, newest = look(registry, inbox, models)
+    new = 0
+    for letter in letters:
         new += receive(inbox, letter)
         log(f"{letter.source}: {letter.label}, announcement {letter.id}" + (f"\n{letter.problem}" if letter.problem else ""))
     notes = note(inbox, NOTE)
-    remember(inbox, NOTE, {**notes, registry.url: {**notes[registry.url], "last": started}})
+    remember(inbox, NOTE, {**notes, registry.url: {**notes[registry.url], "last": newest}})
     return new
 
 
 def _announcement(version: dict[str, Any], model: str, tags: dict[str, str]) -> dict[str, Any]:
     """The same for the same model version, whenever it is asked for; so tags that may change later are only those of ours."""
     prefix = TAG + "sha256."
-    made = datetime.datetime.fromtimestamp(int(version["creation_timestamp"]) / 1000, datetime.UTC)
+    made = datetime.datetime.fromtimestamp(_made(version) / 1000, datetime.UTC)
     training = {"mlflow_model": version["name"], "mlflow_version": version["version"], "mlflow_run": version.get("run_id") or None}
     data = {
         "model": model,
@@ -160,6 +164,10 @@ def _announcement(version: dict[str, Any], model: str, tags: dict[str, str]) -> 
         "training": {key: value for key, value in training.items() if value},
     }
     return {key: value for key, value in data.items() if value}
+
+
+def _made(version: dict[str, Any]) -> int:
+    return int(version["creation_timestamp"])
 
 
 def _tags(item: dict[str, Any]) -> dict[str, str]:
