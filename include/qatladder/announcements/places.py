@@ -41,10 +41,12 @@ class Place:
     Attributes:
         uri: as the setting names it.
         files: access to it; nothing of the evidence is there.
+        optional: it need not exist yet.
     """
 
     uri: str
     files: Store
+    optional: bool = False
 
     def waiting(self) -> list[Item]:
         """Announcements that may be taken; those whose taking was interrupted, too.
@@ -53,6 +55,7 @@ class Place:
             BrokenError: the place cannot be looked at.
         """
         with self._reachable():
+            self._look_at_folder()
             return [item for item in self.files.items("") if _is_announcement(item.key.removeprefix(TAKEN))]
 
     def take(self, inbox: Store, log: Log) -> int:
@@ -116,6 +119,15 @@ class Place:
         log(f"{self.files.uri(name)}: rejected, now {where}\n{error}")
         return new
 
+    def _look_at_folder(self) -> None:
+        """A folder that is gone, or that nothing can be taken from, looks empty otherwise."""
+        if not isinstance(self.files, FolderStore) or (self.optional and not self.files.root.exists()):
+            return
+        if not self.files.root.is_dir():
+            raise NotADirectoryError(f"{self.files.root} is no folder")
+        if not os.access(self.files.root, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.files.root} cannot be read and written")
+
     @contextlib.contextmanager
     def _reachable(self) -> Iterator[None]:
         try:
@@ -141,7 +153,8 @@ def places(settings: Settings) -> list[Place]:
     found = []
     for uri in settings.announcements:
         if not uri.startswith("s3://"):
-            found.append(Place(uri, FolderStore(Path(uri).expanduser())))
+            folder = Path(uri).expanduser()
+            found.append(Place(uri, FolderStore(folder), optional=folder == settings.home / "announcements"))
             continue
         bucket, _, prefix = uri[len("s3://") :].partition("/")
         if not bucket:

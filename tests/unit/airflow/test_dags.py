@@ -123,7 +123,7 @@ def test_the_sweep_is_nightly_and_alone(sweep):
     assert load("validate_model").schedule is None
 
 
-@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health", "housekeeping"])
+@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "model_announced", "board_health", "housekeeping"])
 def test_dags_are_documented_tagged_and_owned(name):
     dag = load(name)
     assert "ladder" in dag.doc_md
@@ -142,6 +142,36 @@ def test_board_health_looks_at_every_board_each_quarter_of_an_hour(two_boards):
     assert task.retries == 0, "the next look is in a quarter of an hour"
     assert task.execution_timeout.total_seconds() < 15 * 60
     assert task.pool == "default_pool", "a ladder that holds one board's pool must not keep the others from being looked at"
+
+
+def test_an_announcement_runs_its_dag_and_each_is_served_and_seen_by_itself():
+    dag = load("model_announced")
+    assert (
+        dag.schedule.name == "qatladder_models"
+        if hasattr(dag.schedule, "name")
+        else [item.name for item in dag.schedule] == ["qatladder_models"]
+    )
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    collect, decide = dag.task_dict["collect"], dag.task_dict["decide"]
+    start, settle, all_well = dag.task_dict["announcement.start"], dag.task_dict["announcement.settle"], dag.task_dict["all_well"]
+    assert decide.upstream_task_ids == {"collect"} and decide.trigger_rule == "all_done", "one closed way must not stop the others"
+    assert start.get_closest_mapped_task_group().group_id == "announcement"
+    assert settle.upstream_task_ids >= {"announcement.start"} and settle.trigger_rule == "none_failed"
+    assert all_well.upstream_task_ids == {"collect", "decide", "announcement.settle"} and all_well.trigger_rule == "none_failed"
+    for task in (collect, decide, start, settle):
+        assert task.retries >= 2 and task.on_failure_callback, task.task_id
+    assert [item.name for item in collect.inlets] == ["qatladder_models"], "it reads the events itself"
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("nightly_sweep", "0 1 * * *"), ("housekeeping", "0 6 * * *"), ("board_health", "*/15 * * * *")]
+)
+def test_the_clock_can_be_held_back(name, schedule, monkeypatch):
+    monkeypatch.delenv("QATLADDER_SCHEDULE", raising=False)
+    assert load(name).schedule == schedule
+    monkeypatch.setenv("QATLADDER_SCHEDULE", "0")
+    assert load(name).schedule is None
+    assert load("model_announced").schedule is not None
 
 
 MODEL = zoo_names().models[0]

@@ -22,7 +22,7 @@ GOOD = b'{"model": "lanes", "training": {"git": "1f"}}'
 @pytest.fixture
 def place(store):
     """A place to drop into: a folder, and prefixes of two S3 servers."""
-    return Place("the place", store)
+    return Place("the place", store, optional=True)
 
 
 @pytest.fixture
@@ -123,6 +123,7 @@ def test_an_interruption_before_the_inbox_loses_nothing(place, box, tmp_path, sa
 
 
 def test_a_file_of_the_same_name_written_meanwhile_is_another_announcement(tmp_path, box, said, monkeypatch):
+    (tmp_path / "drop").mkdir()
     place = Place("drop", FolderStore(tmp_path / "drop"))
     put(place, "lanes.json", GOOD, tmp_path)
     receive = inbox.receive
@@ -139,6 +140,7 @@ def test_a_file_of_the_same_name_written_meanwhile_is_another_announcement(tmp_p
 
 
 def test_announcers_and_takers_at_once_lose_nothing(tmp_path, box, said):
+    (tmp_path / "drop").mkdir()
     place = Place("drop", FolderStore(tmp_path / "drop"))
     wanted, over = 40, threading.Event()
 
@@ -174,17 +176,25 @@ def test_a_place_that_cannot_be_reached_is_broken_and_named(tmp_path, box, said,
         Place("s3://b/p", S3Store("b", "p", "http://127.0.0.1:9")).take(box, said.append)
 
 
-def test_a_folder_that_is_not_there_yet_is_empty(tmp_path, box, said):
-    assert Place("drop", FolderStore(tmp_path / "none")).take(box, said.append) == 0
+def test_a_folder_that_is_gone_is_not_called_empty_unless_it_is_our_own(tmp_path, box, said, monkeypatch):
+    assert Place("drop", FolderStore(tmp_path / "none"), optional=True).take(box, said.append) == 0
+    with pytest.raises(BrokenError) as caught:
+        Place("drop", FolderStore(tmp_path / "none")).take(box, said.append)
+    assert "none is no folder" in caught.value.where["found"]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BrokenError) as caught:
+        Place("drop", FolderStore(tmp_path)).waiting()
+    assert "cannot be read and written" in caught.value.where["found"]
 
 
 def test_places_come_from_the_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("QATLADDER_HOME", str(tmp_path))
     monkeypatch.delenv("QATLADDER_ANNOUNCEMENTS", raising=False)
-    assert [item.files.root for item in places.places(load_settings())] == [tmp_path / "announcements"]
+    (own,) = places.places(load_settings())
+    assert own.files.root == tmp_path / "announcements" and own.optional
     monkeypatch.setenv("QATLADDER_ANNOUNCEMENTS", f"{tmp_path / 'a'}, s3://bucket/some/prefix")
     folder, bucket = places.places(load_settings())
-    assert folder.files.root == tmp_path / "a" and bucket.files.uri("x") == "s3://bucket/some/prefix/x"
+    assert folder.files.root == tmp_path / "a" and not folder.optional and bucket.files.uri("x") == "s3://bucket/some/prefix/x"
     monkeypatch.setenv("QATLADDER_ANNOUNCEMENTS", "off")
     assert places.places(load_settings()) == []
     monkeypatch.setenv("QATLADDER_ANNOUNCEMENTS", "s3://")
