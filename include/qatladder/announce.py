@@ -25,6 +25,7 @@ import os
 import re
 import socket
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -32,6 +33,9 @@ from typing import Any, Dict, Mapping, Optional
 
 ASSET = "qatladder_models"
 """The Airflow asset whose events are announcements."""
+
+PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before Airflow is asked again that answered 5xx, or nothing."""
 
 ROLES = ("float", "calib", "qat", "onnx", "int", "hbm")
 
@@ -171,14 +175,19 @@ def _call(url: str, path: str, token: str, body: Optional[Mapping[str, Any]] = N
     request = urllib.request.Request(url + path, None if body is None else json.dumps(body).encode(), headers)
     host = urllib.parse.urlsplit(url).hostname
     handlers = [urllib.request.ProxyHandler({})] if host in ("127.0.0.1", "localhost", "::1") else []
-    try:
-        with urllib.request.build_opener(*handlers).open(request, timeout=30) as answer:
-            return json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        detail = error.read(500).decode("utf-8", "replace")
-        raise AnnounceError("{} answered {} to {}: {}".format(url, error.code, path.partition("?")[0], detail)) from error
-    except (OSError, ValueError) as error:
-        raise AnnounceError("{} cannot be reached: {}".format(url, error)) from error
+    for pause in (*PAUSES, None):  # said twice is harmless, and Airflow may be restarting, or its database busy
+        try:
+            with urllib.request.build_opener(*handlers).open(request, timeout=30) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            detail = error.read(500).decode("utf-8", "replace")
+            if error.code < 500 or pause is None:
+                raise AnnounceError("{} answered {} to {}: {}".format(url, error.code, path.partition("?")[0], detail)) from error
+        except (OSError, ValueError) as error:
+            if pause is None:
+                raise AnnounceError("{} cannot be reached: {}".format(url, error)) from error
+        time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _sha256(file: Any) -> str:

@@ -139,7 +139,7 @@ def airflow():
     """The three calls of Airflow's REST API; tests/e2e asks the real one."""
 
     class Api(BaseHTTPRequestHandler):
-        events, assets = [], [{"id": 3, "name": "qatladder_models_old"}, {"id": 7, "name": "qatladder_models"}]
+        events, busy, assets = [], [], [{"id": 3, "name": "qatladder_models_old"}, {"id": 7, "name": "qatladder_models"}]
 
         def do_GET(self):
             assert self.headers["Authorization"] == "Bearer token-of-me"
@@ -149,6 +149,9 @@ def airflow():
             data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/auth/token":
                 return self.answer({"access_token": "token-of-" + data["username"]}, 201 if data["password"] == "secret" else 401)
+            if self.busy:
+                self.busy.pop()
+                return self.answer({"detail": "database is locked"}, 500)
             self.events.append(data)
             self.answer({"id": 12})
 
@@ -179,6 +182,19 @@ def test_airflow_gets_an_event_of_exactly_that_asset(airflow, monkeypatch):
     monkeypatch.setattr(airflow, "assets", [])
     with pytest.raises(announce.AnnounceError, match="model_announced"):
         announce.announce("lanes", to=airflow.url)
+
+
+def test_a_busy_or_absent_airflow_is_asked_again_and_then_given_up(airflow, monkeypatch):
+    monkeypatch.setenv("QATLADDER_AIRFLOW_TOKEN", "token-of-me")
+    monkeypatch.setattr(announce, "PAUSES", (0.0, 0.0))
+    airflow.busy[:] = [1, 1]
+    announce.announce("lanes", "1", to=airflow.url)
+    assert len(airflow.events) == 1
+    airflow.busy[:] = [1, 1, 1]
+    with pytest.raises(announce.AnnounceError, match="database is locked"):
+        announce.announce("lanes", "1", to=airflow.url)
+    with pytest.raises(announce.AnnounceError, match="cannot be reached"):
+        announce.announce("lanes", "1", to="http://127.0.0.1:9")
 
 
 def block(heading, language="python"):

@@ -21,6 +21,9 @@ RUNGS: tuple[str, ...] = tuple(str(rung) for rung in Rung)
 NO_BOARD = "no_board"
 """Slot of ladders that no board of the fleet can take."""
 
+ANNOUNCED = "announced-"
+"""How the run ids of announced models' ladders begin (`qatladder.announcements.Decision.run_id`)."""
+
 _NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml"})
 
 

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from qatladder.airflow import announced
 from qatladder.airflow.announced import AnnouncementBell, StartLadder, collect_announcements, decide_all, settle_started, waiting
+from qatladder.airflow.names import ANNOUNCED
 from qatladder.announcements import inbox, registry
 from qatladder.errors import BrokenError
 from qatladder.evidence import open_store
@@ -120,6 +121,7 @@ def test_the_run_is_asked_for_with_exactly_that_model_and_who_announced_it():
         start(decided).execute({})
     asked = caught.value
     assert (asked.trigger_dag_id, asked.conf) == ("validate_model", {"model": "toy", "version": "1", "target": "bayes"})
+    assert asked.dag_run_id.startswith(ANNOUNCED), "an interruption of the services does not abandon it"
     assert asked.dag_run_id == f"announced-toy-1-{decided['decision']['letter']['id']}"
     assert asked.skip_when_already_exists and not asked.reset_dag_run
     assert "by ci" in asked.note and "git: 1f3a" in asked.note

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.announcements.conftest import letter
 
 from qatladder.announcements import Decision, decide, inbox, pending, problem_letter, settle
+from qatladder.errors import BrokenError
 from qatladder.evidence import open_store
 from qatladder.evidence.store import sha256_file
 from qatladder.settings import load_settings
@@ -157,16 +158,14 @@ def test_bytes_that_never_come_are_told(lab, monkeypatch):
     assert decision.outcome == "missing" and "hbm missing" in decision.why
 
 
-def test_an_announcement_that_was_interrupted_before_it_was_settled_gets_the_same_run(lab):
+def test_an_announcement_that_was_interrupted_before_it_was_settled_gets_the_same_run(lab, monkeypatch):
     inbox.receive(lab.store, letter())
     (first,) = lab.decide()
-    store = lab.store
-    settle_only_latest = {"key": first.key, "content": first.content}
-    inbox._write(
-        store,
-        f"{inbox.LATEST}{first.key}.json",
-        {"id": first.letter.id, "when": first.letter.when.isoformat(), "content": settle_only_latest["content"], "run": first.run_id},
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "DONE", "/dev/null/")  # the last write fails, the one before it does not
+        with pytest.raises(BrokenError):
+            settle(lab.store, first.letter, first.outcome, first.why, first.run_id, {"key": first.key, "content": first.content})
+    assert inbox.latest_of(lab.store, first.key).run == first.run_id
     (second,) = lab.decide()
     assert (second.outcome, second.run_id) == ("run", first.run_id)
 
