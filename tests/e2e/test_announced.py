@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from qatladder import announce
@@ -57,6 +58,8 @@ class Lab:
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.zoo / name)
         for name in COPIES:
             self.copy(name)
+
+    services: psutil.Process
 
     def copy(self, name: str) -> None:
         text = (self.zoo / "wdbc_mlp.yaml").read_text()
@@ -116,6 +119,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with log.open("wb") as out:
         command = [sys.executable, "-m", "qatladder.airflow.services", "ui"]
         services = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=home)
+    lab.services = psutil.Process(services.pid)
     try:
         deadline = time.monotonic() + 400
         while "Ctrl-C" not in log.read_text():
@@ -212,22 +216,29 @@ def test_of_many_events_at_once_none_is_left_out(lab, announced):
     assert f"the zoo has no model {names[0]}" in told
 
 
-def test_a_model_the_dag_does_not_know_yet_is_not_called_handled_before_its_run_is_there(lab, announced):
-    lab.copy("wdbc_new")
-    announce.announce("wdbc_new", to=lab.url)
-    waited: set[str] = set()
+def test_a_model_airflow_does_not_know_yet_is_not_called_handled_before_its_run_is_there(lab, announced):
+    """Its form of `validate_model` refuses the model until the DAG file was parsed again."""
 
-    def started() -> bool:
-        if not any("-wdbc_new-" in run for run in lab.runs()):
-            waited.update(letter.label for letter in inbox.pending(lab.store))
-            assert "wdbc_new" not in lab.outcomes()
-            return False
-        return True
+    def refused() -> bool:
+        tasks = lab.client.pages("dags/model_announced/dagRuns/~/taskInstances", "task_instances")
+        return any(task["rendered_map_index"] == "wdbc_new: run" and task["state"] == "up_for_retry" for task in tasks)
 
-    lab.wait(started, 200)
-    assert "wdbc_new" in waited, "it was pending meanwhile"
-    lab.wait(lambda: lab.outcomes().get("wdbc_new") == ["run"])
+    processors = [
+        item for item in lab.services.children(recursive=True) if "dag-processor" in item.cmdline() or "dag_processor" in item.cmdline()
+    ]
+    assert processors
+    for process in processors:
+        process.suspend()
+    try:
+        lab.copy("wdbc_new")
+        announce.announce("wdbc_new", to=lab.url)
+        lab.wait(refused)
+        assert "wdbc_new" not in lab.outcomes() and "wdbc_new" in {letter.label for letter in inbox.pending(lab.store)}
+    finally:
+        for process in processors:
+            process.resume()
     assert lab.started("wdbc_new")["conf"]["model"] == "wdbc_new"
+    lab.wait(lambda: lab.outcomes().get("wdbc_new") == ["run"])
 
 
 def test_a_new_training_is_a_new_ladder(lab, announced):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class Place:
         """
         with self._reachable():
             self._look_at_folder()
-            return [item for item in self.files.items("") if _is_announcement(item.key.removeprefix(TAKEN))]
+            return [item for item in self._items() if _is_announcement(item.key.removeprefix(TAKEN))]
 
     def take(self, inbox: Store, log: Log) -> int:
         """Put everything that waits into the inbox, then remove it here; returns how many were new.
@@ -75,15 +76,17 @@ class Place:
         try:
             parse(self._read(item), uri, _time(item))
         except ConfigError as error:
-            if "unreadable" in error.where and time.time() - item.modified < STILL_WRITTEN:
+            if _is_half_written(error, item):
                 log(f"{uri}: no JSON yet, still being written? It is looked at again")
                 return False
         key = self._move_aside(item.key)
-        raw = self._read(item if key == item.key else next(self.files.items(key), item))
+        item = item if key == item.key else next(self.files.items(key), item)
+        raw = self._read(item)
         try:
             found = parse(raw, uri, _time(item))
         except ConfigError as error:
-            return self._reject(key, raw, error, inbox, log)
+            # Written anew, in place, since it was looked at: its writer goes on writing it where it is now.
+            return False if _is_half_written(error, item) else self._reject(key, raw, error, inbox, log)
         new = receive(inbox, letter_of(found, uri))
         self.files.delete_key(key)
         log(f"{uri}: {found.label}, announcement {found.id}" + ("" if new else ", which is known already"))
@@ -98,7 +101,7 @@ class Place:
     def _move_aside(self, key: str) -> str:
         if not isinstance(self.files, FolderStore) or key.startswith(TAKEN):
             return key
-        aside = TAKEN + key
+        aside = f"{TAKEN}{secrets.token_hex(4)}-{key}"  # a name of its own: one of that name may still be there
         (self.files.root / TAKEN).mkdir(exist_ok=True)
         os.replace(self.files.root / key, self.files.root / aside)  # noqa: PTH105
         return aside
@@ -118,6 +121,15 @@ class Place:
         self.files.delete_key(key)
         log(f"{self.files.uri(name)}: rejected, now {where}\n{error}")
         return new
+
+    def _items(self) -> Iterator[Item]:
+        """What may be an announcement; of a folder without going through the folders below, which may be large."""
+        if not isinstance(self.files, FolderStore):
+            yield from self.files.items("")
+            return
+        for folder in (self.files.root, self.files.root / TAKEN):
+            for path in sorted(folder.glob("*.json")):
+                yield from self.files.items(path.relative_to(self.files.root).as_posix())
 
     def _look_at_folder(self) -> None:
         """A folder that is gone, or that nothing can be taken from, looks empty otherwise."""
@@ -170,6 +182,10 @@ def places(settings: Settings) -> list[Place]:
 
 def _is_announcement(name: str) -> bool:
     return "/" not in name and name.endswith(".json") and not name.startswith(".")
+
+
+def _is_half_written(error: ConfigError, item: Item) -> bool:
+    return "unreadable" in error.where and time.time() - item.modified < STILL_WRITTEN
 
 
 def _time(item: Item) -> datetime.datetime:

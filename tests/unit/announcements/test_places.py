@@ -66,6 +66,9 @@ def test_what_is_written_twice_with_one_content_is_one_announcement(place, box, 
 def test_other_files_are_left_alone(place, box, tmp_path, said):
     for name in ("notes.txt", "lanes.json.part", ".lanes.json", "rejected/old.json", "below/lanes.json"):
         put(place, name, GOOD, tmp_path)
+    if isinstance(place.files, FolderStore):
+        (place.files.root / "folder.json").mkdir()
+        put(place, "folder.json/lanes.json", GOOD, tmp_path)
     before = names(place)
     assert place.waiting() == [] and place.take(box, said.append) == 0 and names(place) == before
 
@@ -137,6 +140,28 @@ def test_a_file_of_the_same_name_written_meanwhile_is_another_announcement(tmp_p
     place.take(box, said.append)
     place.take(box, said.append)
     assert sorted(item.announcement.model for item in inbox.pending(box)) == ["cars", "lanes"]
+
+
+def test_a_file_that_is_written_anew_in_place_while_it_is_taken_is_waited_for(tmp_path, box, said, monkeypatch):
+    (tmp_path / "drop").mkdir()
+    place = Place("drop", FolderStore(tmp_path / "drop"))
+    put(place, "lanes.json", GOOD, tmp_path)
+    with (tmp_path / "drop" / "lanes.json").open("r+b") as writer:
+        move = Place._move_aside
+
+        def truncated(self, key):
+            writer.truncate(9)
+            return move(self, key)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Place, "_move_aside", truncated)
+            assert place.take(box, said.append) == 0 and inbox.pending(box) == []
+        put(place, "lanes.json", GOOD, tmp_path)  # another, of the same name
+        assert place.take(box, said.append) == 1
+        writer.write(GOOD.replace(b"lanes", b"roads"))
+    assert len(place.waiting()) == 1
+    assert place.take(box, said.append) == 1
+    assert sorted(item.label for item in inbox.pending(box)) == ["lanes", "roads"] and names(place) == []
 
 
 def test_announcers_and_takers_at_once_lose_nothing(tmp_path, box, said):
