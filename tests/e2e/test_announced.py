@@ -221,7 +221,7 @@ def test_a_model_airflow_does_not_know_yet_is_not_called_handled_before_its_run_
 
     def refused() -> bool:
         tasks = lab.client.pages("dags/model_announced/dagRuns/~/taskInstances", "task_instances")
-        return any(task["rendered_map_index"] == "wdbc_new: run" and task["state"] == "up_for_retry" for task in tasks)
+        return any((task["task_id"], task["state"]) == ("announcement.start", "up_for_retry") for task in tasks)
 
     processors = [
         item for item in lab.services.children(recursive=True) if "dag-processor" in item.cmdline() or "dag_processor" in item.cmdline()
