@@ -7,12 +7,12 @@ from datetime import timedelta
 from airflow.sdk import dag, get_current_context, task
 
 from qatladder.airflow import fleet
-from qatladder.airflow.names import board_names
+from qatladder.airflow.names import board_names, cron
 
 
 @dag(
     dag_id="board_health",
-    schedule="*/15 * * * *",
+    schedule=cron("*/15 * * * *"),
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "qatladder"},

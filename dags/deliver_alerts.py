@@ -6,12 +6,13 @@ from datetime import timedelta
 
 from airflow.sdk import dag, get_current_context, task
 
+from qatladder.airflow.names import cron
 from qatladder.airflow.notifier import OutboxNotifier
 
 
 @dag(
     dag_id="deliver_alerts",
-    schedule="*/15 * * * *",
+    schedule=cron("*/15 * * * *"),
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "qatladder"},

@@ -7,11 +7,12 @@ from datetime import timedelta
 from airflow.sdk import Param, dag, get_current_context, task
 
 from qatladder.airflow import tasks
+from qatladder.airflow.names import cron
 
 
 @dag(
     dag_id="housekeeping",
-    schedule="0 6 * * *",
+    schedule=cron("0 6 * * *"),
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "qatladder"},

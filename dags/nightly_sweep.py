@@ -5,14 +5,14 @@ from __future__ import annotations
 from airflow.sdk import Param, dag
 
 from qatladder.airflow.flow import validation_flow
-from qatladder.airflow.names import RUNGS, zoo_names
+from qatladder.airflow.names import RUNGS, cron, zoo_names
 
 MODELS = list(zoo_names().models)
 
 
 @dag(
     dag_id="nightly_sweep",
-    schedule="0 1 * * *",
+    schedule=cron("0 1 * * *"),
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "qatladder"},

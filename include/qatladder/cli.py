@@ -956,6 +956,70 @@ def _virtual(names: Sequence[str]) -> list[BoardSpec]:
     return [fleet.board(name) for name in names] or [board for board in fleet.boards if board.virtual]
 
 
+@app.command("announce")
+@click.argument("model")
+@click.option("--version", help="Version of the zoo entry.")
+@click.option("--target", help="Only this target.")
+@click.option(
+    "--artifact", "artifacts", multiple=True, metavar="ROLE=FILE", help="A file by role (float, calib, qat, onnx, int, hbm); it is hashed."
+)
+@click.option("--training", multiple=True, metavar="NAME=VALUE", help="What the run is remembered with, e.g. git=1f3a9c0.")
+@click.option("--who", help="Default: user@host.")
+@click.option("--when", help="End of the training, ISO 8601 with time zone; default: now.")
+@click.option("--to", help="Folder, s3://bucket/prefix or http(s)://airflow; default: QATLADDER_ANNOUNCE_TO, else the watched place.")
+def announce_command(
+    model: str,
+    version: str | None,
+    target: str | None,
+    artifacts: Sequence[str],
+    training: Sequence[str],
+    who: str | None,
+    when: str | None,
+    to: str | None,
+) -> None:
+    """Announce a trained model: its ladder runs in Airflow. Exit code 2: the announcement did not arrive."""
+    import datetime
+    import os
+
+    from qatladder import announce
+    from qatladder.announcements import parse
+    from qatladder.settings import load_settings
+
+    place = to or os.environ.get("QATLADDER_ANNOUNCE_TO") or next(iter(load_settings().announcements), None)
+    if place is None:
+        raise ConfigError("nowhere to announce to", next_step="give --to, or set QATLADDER_ANNOUNCE_TO")
+    try:
+        files, notes = announce.pairs(artifacts, "--artifact"), announce.pairs(training, "--training")
+        data = announce.content(model, version, files, target, notes, who, when)
+    except (ValueError, OSError) as error:
+        raise ConfigError("the announcement is wrong", found=error, next_step="correct it; `qatladder announce --help`") from error
+    parse(data, "the command line", datetime.datetime.now(datetime.UTC))
+    try:
+        print(announce.send(data, place))
+    except announce.AnnounceError as error:
+        raise BrokenError("the announcement did not arrive", kind="announcements", found=error, next_step="announce again") from error
+
+
+@app.command("announcements")
+@click.option("--last", default=20, show_default=True, help="How many.")
+@json_option
+def announcements_command(last: int, as_json: bool) -> None:
+    """What became of the announced models, the newest last; then what still waits."""
+    from qatladder.announcements import inbox
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    store = open_store(load_settings())
+    rows = inbox.settled(store, last)
+    rows += [{**letter.to_json(), "outcome": "pending", "why": "", "run": "", "settled": ""} for letter in reversed(inbox.pending(store))]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'RECEIVED':<20} {'MODEL':<32} {'OUTCOME':<10} RUN, OR WHY")
+    for row in rows:
+        print(f"{row['received'][:19]:<20} {inbox.Letter.from_json(row).label:<32} {row['outcome']:<10} {row['run'] or row['why']}")
+
+
 @app.command("compare")
 @click.argument("expected", type=click.Path(path_type=Path))
 @click.argument("found", type=click.Path(path_type=Path))

@@ -12,6 +12,9 @@ QATLADDER_CARRY_DAYS     a rung's unchanged answer is carried over for so many d
 QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
 QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
 QATLADDER_ALERTS         comma-separated apprise URLs; default: what <zoo>/alerts.yaml says, or a file in <home>/alerts
+QATLADDER_ANNOUNCEMENTS  where announcements of trained models are dropped: folders and s3://bucket/prefix, comma-separated, or `off`;
+                         default: <home>/announcements
+QATLADDER_MLFLOW         MLflow tracking server whose registry announces models: http(s)://host; default: none
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ class Settings:
     vendor: bool
     vendor_python: Path
     alerts: tuple[str, ...]
+    announcements: tuple[str, ...] = ()
+    mlflow: str | None = None
 
     @property
     def work(self) -> Path:
@@ -90,5 +95,13 @@ def load_settings() -> Settings:
         carry_days=_number("QATLADDER_CARRY_DAYS", 30.0),
         vendor=get("QATLADDER_VENDOR", "1") != "0",
         vendor_python=Path(get("QATLADDER_VENDOR_PYTHON") or PROJECT / ".venv-vendor" / "bin" / "python").expanduser(),
-        alerts=tuple(url.strip() for url in get("QATLADDER_ALERTS", "").split(",") if url.strip()),
+        alerts=_several(get("QATLADDER_ALERTS")),
+        announcements=()
+        if get("QATLADDER_ANNOUNCEMENTS") == "off"
+        else _several(get("QATLADDER_ANNOUNCEMENTS") or str(home / "announcements")),
+        mlflow=get("QATLADDER_MLFLOW") or None,
     )
+
+
+def _several(text: str | None) -> tuple[str, ...]:
+    return tuple(item.strip() for item in (text or "").split(",") if item.strip())

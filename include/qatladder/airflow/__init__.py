@@ -8,6 +8,7 @@
     s3.py           the object store's credentials from an Airflow connection
     ssh.py          boards through Airflow's SSH connections, host keys always checked
     apprise.py      addresses of alerts from an Airflow connection
+    announced.py    trained models that announce themselves
     notifier.py     who is told, and when
     environment.py  Airflow's settings and the command of every service, natively and in containers
     prepare.py      the database, the boards' pools, the bucket

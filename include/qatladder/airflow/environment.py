@@ -59,12 +59,15 @@ def everybody_is_let_in(base: Mapping[str, str] | None = None) -> bool:
     return asked == "none"
 
 
-def native_environment(settings: Settings, port: int, *, nightly: bool = False, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def native_environment(
+    settings: Settings, port: int, *, nightly: bool = False, announcements: bool = False, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The environment of services started on this machine, for this user, reachable from this machine only.
 
     Args:
         port: of the API server and UI, on 127.0.0.1.
-        nightly: let the schedule start runs; without it only a person or the API does.
+        nightly: let the clock start runs, and announcements of trained models; without it only a person or the API does.
+        announcements: let announcements of trained models start runs, though the clock does not.
         base: the variables to start from; default: this process's.
     Raises:
         ConfigError: QATLADDER_UI_AUTH is neither `password` nor `none`.
@@ -89,7 +92,9 @@ def native_environment(settings: Settings, port: int, *, nightly: bool = False, 
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(open_to_all),
-        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(nightly),
+        # Without it Airflow starts no run for an asset's event either; the clock is held back in the DAG files.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(nightly or announcements),
+        "QATLADDER_SCHEDULE": "1" if nightly else "0",
         # A failed or skipped task is reported only at the supervisor's next wake-up: 5 s by default, for every one of them.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",

@@ -6,6 +6,7 @@ and reported in full by the plan task.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from qatladder.settings import Settings, load_settings
 RUNGS: tuple[str, ...] = tuple(str(rung) for rung in Rung)
 NO_BOARD = "no_board"
 """Slot of ladders that no board of the fleet can take."""
+
+ANNOUNCED = "announced-"
+"""How the run ids of announced models' ladders begin (`qatladder.announcements.Decision.run_id`)."""
 
 _NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml", "alerts.yaml", "acknowledged.yaml"})
 
@@ -43,6 +47,11 @@ def zoo_names(settings: Settings | None = None) -> ZooNames:
         versions=_unique(entry.get("version") for entry in entries),
         targets=_unique(target.get("name") or target.get("march") for target in targets),
     )
+
+
+def cron(expression: str) -> str | None:
+    """The schedule of a DAG that runs by the clock; None where the clock starts nothing (QATLADDER_SCHEDULE=0)."""
+    return None if os.environ.get("QATLADDER_SCHEDULE") == "0" else expression
 
 
 def board_names(settings: Settings | None = None) -> tuple[str, ...]:

@@ -4,7 +4,8 @@
 
 The password is set only where QATLADDER_ADMIN_PASSWORD is (containers).
 `--abandon-runs` is for a database nobody else works on: runs that were under way when their services were killed are
-marked failed, so that they neither go on by themselves nor hold back the next one.
+marked failed, so that they neither go on by themselves nor hold back the next one. Ladders of announced models are what nobody would ask for
+again: they go on.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qatladder.airflow.fleet import sync_pools
-from qatladder.airflow.names import board_slots
+from qatladder.airflow.names import ANNOUNCED, board_slots
 from qatladder.errors import BrokenError
 from qatladder.evidence.store import s3_access
 from qatladder.settings import Settings, load_settings
 
-OUR_DAGS = ("nightly_sweep", "validate_model", "board_health", "housekeeping", "accept_baseline", "deliver_alerts")
+OUR_DAGS = ("nightly_sweep", "validate_model", "model_announced", "board_health", "housekeeping", "accept_baseline", "deliver_alerts")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,7 +90,7 @@ def set_password(environment: Mapping[str, str]) -> None:
 
 
 def abandon_runs() -> list[str]:
-    """Mark every unfinished run of our DAGs failed, and return their names."""
+    """Mark every unfinished run of our DAGs failed, except ladders of announced models, and return their names."""
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -100,6 +101,8 @@ def abandon_runs() -> list[str]:
     with create_session() as session:
         unfinished = select(DagRun).where(DagRun.dag_id.in_(OUR_DAGS), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING]))
         for run in session.scalars(unfinished):
+            if run.dag_id == "validate_model" and run.run_id.startswith(ANNOUNCED):
+                continue
             tasks = select(TaskInstance).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
             for task in session.scalars(tasks):
                 if task.state in State.unfinished:

@@ -6,7 +6,7 @@
 
 `sweep` and `ui` share one database in the data folder, so `ui` shows every sweep. They listen on 127.0.0.1 only and
 ask for the generated password (user `admin`, file `<home>/airflow/passwords.json`); QATLADDER_UI_AUTH=none lets everybody
-on this machine in, for a machine of one's own. The schedule starts runs only under `ui --nightly`.
+on this machine in, for a machine of one's own. The clock starts runs only under `ui --nightly`, a trained model's announcement under `ui`.
 
 Exit code of `sweep`: 0 every ladder got its verdict (also a `no-ship`: that is a finding), 3 something of ours broke,
 2 a wrong argument or setting, 130 interrupted.
@@ -112,9 +112,9 @@ def sweep(settings: Settings, models: list[str] | None = None, rungs: list[str] 
 def ui(settings: Settings, nightly: bool = False) -> int:
     """Serve the UI in the foreground until Ctrl-C."""
     with Processes(airflow_home(settings)) as processes:
-        client = start(settings, processes, free_port(settings, fixed=True), nightly=nightly)
+        client = start(settings, processes, free_port(settings, fixed=True), nightly=nightly, announcements=True)
         print(f"Airflow is at {client.url}   (Ctrl-C stops it)")
-        print("the nightly schedule is " + ("on" if nightly else "off (--nightly)"), flush=True)
+        print("announced models are validated; the nightly schedule is " + ("on" if nightly else "off (--nightly)"), flush=True)
         try:
             while True:
                 time.sleep(1)
@@ -126,7 +126,7 @@ def ui(settings: Settings, nightly: bool = False) -> int:
     return 0
 
 
-def start(settings: Settings, processes: Processes, port: int, nightly: bool = False) -> AirflowClient:
+def start(settings: Settings, processes: Processes, port: int, nightly: bool = False, announcements: bool = False) -> AirflowClient:
     """Bring the services up and return when they are healthy and have read today's DAG files.
 
     Raises:
@@ -135,7 +135,7 @@ def start(settings: Settings, processes: Processes, port: int, nightly: bool = F
     """
     began = time.time()
     home = airflow_home(settings)
-    environment = native_environment(settings, port, nightly=nightly)
+    environment = native_environment(settings, port, nightly=nightly, announcements=announcements)
     prepare(home, environment, abandon=processes.interrupted)
     for name in NATIVE:
         processes.start(name, SERVICES[name], environment)

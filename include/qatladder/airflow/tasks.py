@@ -149,19 +149,23 @@ def summarise(planned: Mapping[str, Sequence[Ladder]] | None, context: Mapping[s
 
 
 def retention(params: Mapping[str, Any]) -> dict[str, int]:
-    """Let old nights go; what goes is in the log.
+    """Let old nights go, and what became of announcements of over a year ago; what goes is in the log.
 
     Args:
         params: `keep_nights`, `dry_run`.
     """
     import time
 
+    from qatladder.announcements.inbox import forget
     from qatladder.evidence import open_store
     from qatladder.evidence.retention import sweep
     from qatladder.settings import load_settings
 
     with airflow_errors():
-        kept = sweep(open_store(load_settings()), int(params["keep_nights"]), time.time(), bool(params["dry_run"]), say)
+        store = open_store(load_settings())
+        kept = sweep(store, int(params["keep_nights"]), time.time(), bool(params["dry_run"]), say)
+        if not params["dry_run"]:
+            forget(store, time.time() - 366 * 86400)
     return {"stay": len(kept.runs), "go": len(kept.gone), "objects": len(kept.objects), "bytes": kept.bytes}
 
 

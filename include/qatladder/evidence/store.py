@@ -5,6 +5,7 @@
     runs/<run>/report.html, report.json
     runs/<run>/manifest.json          written last: a run without it is not whole
     history/facts/<month>/...         what every check answered, for `qatladder.history`
+    announcements/...                 what is known of announced models, for `qatladder.announcements`
 
 Everything is written to a temporary name and moved into place (S3 writes are atomic by themselves), so an interrupted
 write is never taken for a file.

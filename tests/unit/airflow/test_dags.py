@@ -124,7 +124,7 @@ def test_the_sweep_is_nightly_and_alone(sweep):
     assert load("validate_model").schedule is None
 
 
-@pytest.mark.parametrize("name", ["nightly_sweep", "validate_model", "board_health", "housekeeping", "deliver_alerts"])
+@pytest.mark.parametrize("name", OUR_DAGS)
 def test_dags_are_documented_tagged_and_owned(name):
     dag = load(name)
     assert "ladder" in dag.doc_md
@@ -151,6 +151,37 @@ def test_alerts_that_wait_are_delivered_each_quarter_of_an_hour_by_one_run_at_a_
     (task,) = dag.tasks
     assert task.retries == 0, "a message that is given up must stay red"
     assert "deliver_alerts" in OUR_DAGS
+
+
+def test_an_announcement_runs_its_dag_and_each_is_served_and_seen_by_itself():
+    dag = load("model_announced")
+    assert (
+        dag.schedule.name == "qatladder_models"
+        if hasattr(dag.schedule, "name")
+        else [item.name for item in dag.schedule] == ["qatladder_models"]
+    )
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    collect, decide = dag.task_dict["collect"], dag.task_dict["decide"]
+    start, settle, all_well = dag.task_dict["announcement.start"], dag.task_dict["announcement.settle"], dag.task_dict["all_well"]
+    assert decide.upstream_task_ids == {"collect"} and decide.trigger_rule == "all_done", "one closed way must not stop the others"
+    assert start.get_closest_mapped_task_group().group_id == "announcement"
+    assert settle.upstream_task_ids >= {"announcement.start"} and settle.trigger_rule == "none_failed"
+    assert all_well.upstream_task_ids == {"collect", "decide", "announcement.settle"} and all_well.trigger_rule == "none_failed"
+    for task in (collect, decide, start, settle):
+        assert task.retries >= 2 and task.on_failure_callback, task.task_id
+    assert [item.name for item in collect.inlets] == ["qatladder_models"], "it reads the events itself"
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("nightly_sweep", "0 1 * * *"), ("housekeeping", "0 6 * * *"), ("board_health", "*/15 * * * *"), ("deliver_alerts", "*/15 * * * *")],
+)
+def test_the_clock_can_be_held_back(name, schedule, monkeypatch):
+    monkeypatch.delenv("QATLADDER_SCHEDULE", raising=False)
+    assert load(name).schedule == schedule
+    monkeypatch.setenv("QATLADDER_SCHEDULE", "0")
+    assert load(name).schedule is None
+    assert load("model_announced").schedule is not None
 
 
 MODEL = zoo_names().models[0]

@@ -56,9 +56,14 @@ def test_secrets_are_made_once_and_are_the_owners_only(home):
     assert native()[names[0]] != first[names[0]]
 
 
-def test_the_schedule_is_off_unless_asked_for(home):
-    assert native()["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] == "False"
-    assert native(nightly=True)["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] == "True"
+def test_neither_the_clock_nor_an_announcement_starts_anything_unless_asked_for(home):
+    def starts(**options):
+        environment = native({"QATLADDER_SCHEDULE": "1"}, **options)
+        return environment["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"], environment["QATLADDER_SCHEDULE"]
+
+    assert starts() == ("False", "0")
+    assert starts(announcements=True) == ("True", "0"), "Airflow takes both for schedules; the clock is held back in the DAG files"
+    assert starts(nightly=True) == starts(nightly=True, announcements=True) == ("True", "1")
 
 
 def test_sqlite_gets_few_tasks_at_once(home):

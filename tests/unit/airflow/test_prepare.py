@@ -34,6 +34,7 @@ def test_interrupted_runs_of_ours_are_failed_and_nobody_elses(database):
         ("nightly_sweep", "r1"): "running",
         ("nightly_sweep", "r0"): "success",
         ("validate_model", "q1"): "queued",
+        ("validate_model", "announced-m-1-0123"): "queued",
         ("others", "x1"): "running",
     }
     with create_session() as session:

@@ -277,3 +277,49 @@ def test_the_history_is_shown_and_old_nights_go(qatladder: Any, tmp_path: Path, 
     assert "night-20261001 stays: baseline" in qatladder("evidence", "sweep", "--keep", "1").out
     assert qatladder("evidence", "sweep", "--keep", "0").code == cli.USAGE
     assert "whole-" in qatladder("history", "compact").out
+
+
+def test_an_announcement_is_sent_and_what_became_of_it_is_listed(
+    toy_zoo: ToyZoo, qatladder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qatladder.announcements import decide, settle
+    from qatladder.announcements.places import places
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.zoo import load_zoo
+
+    for name in ("QATLADDER_ANNOUNCE_TO", "QATLADDER_ANNOUNCEMENTS"):
+        monkeypatch.delenv(name, raising=False)
+    settings = load_settings()
+    store = open_store(settings)
+    weights = toy_zoo.artifacts / "qat.json"
+    sent = qatladder("announce", "toy", "--version", "1", "--artifact", f"qat={weights}", "--training", "git=1f", "--who", "me")
+    assert sent.code == 0 and Path(sent.out.strip()).parent == settings.home / "announcements"
+    (place,) = places(settings)
+    assert place.take(store, lambda line: None) == 1
+    assert "pending" in qatladder("announcements").out
+    (decision,) = decide(store, load_zoo(settings))
+    settle(store, decision.letter, decision.outcome, decision.why, decision.run_id)
+    shown = qatladder("announcements").out
+    assert "toy 1" in shown and decision.run_id in shown and "pending" not in shown
+    (record,) = json.loads(qatladder("announcements", "--json").out)
+    assert record["outcome"] == "run" and record["announcement"]["training"] == {"git": "1f"}
+    monkeypatch.setenv("QATLADDER_ANNOUNCE_TO", str(tmp_path / "elsewhere"))
+    assert str(tmp_path / "elsewhere") in qatladder("announce", "toy").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["two words"], 3, "field model"),
+        (["toy", "--artifact", "qat"], 3, "NAME=VALUE"),
+        (["toy", "--artifact", "weights=x"], 3, "no such artifact role"),
+        (["toy", "--when", "yesterday"], 3, "field when"),
+        (["toy", "--to", "/dev/null/x"], 2, "did not arrive"),
+    ],
+)
+def test_an_announcement_that_is_wrong_or_does_not_arrive_is_told(
+    toy_zoo: ToyZoo, qatladder: Any, arguments: list[str], code: int, told: str
+) -> None:
+    ran = qatladder("announce", *arguments)
+    assert ran.code == code and told in ran.err and "Traceback" not in ran.err
