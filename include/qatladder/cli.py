@@ -560,7 +560,9 @@ def _climb(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    from qatladder.reports.text import ladder_text, verdict_table
+    from qatladder.evidence import open_store
+    from qatladder.reports.text import ladder_text, trend_text, verdict_table
+    from qatladder.settings import load_settings
     from qatladder.validation import carry_over, finish_ladder, finish_run, new_run_id, plan, run_rung
 
     ladders = plan(models, version, target, [name.strip() for name in rungs.split(",")] if rungs else None, force)
@@ -590,6 +592,8 @@ def _climb(
         for result in results:
             print(ladder_text(result), end="\n\n")
         print(verdict_table(results))
+        if moved := trend_text(json.loads(open_store(load_settings()).read_run_file(run_id, "report.json"))):
+            print(f"\n{moved}")
         if summary["problem"]:
             print(f"\n{summary['problem']}")
         print(f"\nreport: {summary['report_html']}")
@@ -1143,7 +1147,7 @@ def report(run: str | None, list_runs: bool, as_json: bool) -> None:
     """Show the report of a run; of the latest whole run when none is named."""
     from qatladder.errors import ConfigError
     from qatladder.evidence import open_store
-    from qatladder.reports.text import ladder_text, verdict_table
+    from qatladder.reports.text import ladder_text, trend_text, verdict_table
     from qatladder.settings import load_settings
 
     store = open_store(load_settings())
@@ -1165,6 +1169,8 @@ def report(run: str | None, list_runs: bool, as_json: bool) -> None:
     for result in results:
         print(ladder_text(result), end="\n\n")
     print(verdict_table(results))
+    if moved := trend_text(data):
+        print(f"\n{moved}")
     print(f"\nreport: {store.run_uri(run, 'report.html')}")
 
 

@@ -263,7 +263,7 @@ def conclude(settings: Settings, run_id: str, state: str, broken: list[str]) -> 
     """Print the verdicts, where the report and the logs are, and what of ours broke."""
     from qatladder.evidence import open_store
     from qatladder.ladder import LadderResult
-    from qatladder.reports.text import verdict_table
+    from qatladder.reports.text import trend_text, verdict_table
 
     store, key = open_store(settings), run_key(SWEEP, run_id)
     logs = airflow_home(settings) / "logs" / f"dag_id={SWEEP}" / f"run_id={run_id}"
@@ -271,6 +271,8 @@ def conclude(settings: Settings, run_id: str, state: str, broken: list[str]) -> 
     try:
         report = json.loads(store.read_run_file(key, "report.json"))
         print(verdict_table([LadderResult.from_json(ladder) for ladder in report["ladders"]]))
+        if moved := trend_text(report):
+            print(f"\n{moved}")
         print(f"\nreport: {store.run_uri(key, 'report.html')}")
     except FileNotFoundError:
         broken = broken or ["no report was written"]

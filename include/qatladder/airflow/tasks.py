@@ -132,7 +132,7 @@ def summarise(planned: Mapping[str, Sequence[Ladder]] | None, context: Mapping[s
 
     from qatladder.evidence import open_store
     from qatladder.ladder import LadderResult
-    from qatladder.reports.text import verdict_table
+    from qatladder.reports.text import trend_text, verdict_table
     from qatladder.settings import load_settings
     from qatladder.validation import finish_run
 
@@ -142,6 +142,8 @@ def summarise(planned: Mapping[str, Sequence[Ladder]] | None, context: Mapping[s
         summary = finish_run([ladder for ladders in planned.values() for ladder in ladders], run_key_of(context))
         report = json.loads(open_store(load_settings()).read_run_file(run_key_of(context), "report.json"))
     say(verdict_table([LadderResult.from_json(ladder) for ladder in report["ladders"]]))
+    if moved := trend_text(report):
+        say(moved)
     if summary["problem"]:
         say(summary["problem"])
     say(f"report: {summary['report_html']}")

@@ -71,7 +71,13 @@ def report_html(report: Mapping[str, Any]) -> str:
     ladders.sort(key=lambda view: [str(verdict) for verdict in _VERDICT_ORDER].index(view["verdict"]))
     extra = {key: value for key, value in run.items() if key not in ("id", "started", "seconds", "store")}
     page: str = template("report.html.j2").render(
-        run=run, extra=extra, summary=report["summary"], verdicts=_VERDICT_ORDER, ladders=ladders, alerts=report.get("alerts") or {}
+        run=run,
+        extra=extra,
+        summary=report["summary"],
+        verdicts=_VERDICT_ORDER,
+        ladders=ladders,
+        alerts=report.get("alerts") or {},
+        missing=report.get("missing") or [],
     )
     return page
 

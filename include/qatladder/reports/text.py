@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from unicodedata import east_asian_width
 
 from qatladder.ladder.results import CheckResult, Evidence, LadderResult, Status, Verdict
@@ -35,6 +36,31 @@ def verdict_table(ladders: Sequence[LadderResult]) -> str:
     lines = ["  ".join([*(_pad(row[column], widths[column]) for column in range(5)), row[5]]).rstrip() for row in rows]
     lines.append("")
     lines.append(totals(ladders))
+    return "\n".join(lines)
+
+
+def trend_text(report: Mapping[str, Any]) -> str:
+    """What has moved since the baselines, worst first, and which ladders are missing; empty when nothing has.
+
+    Args:
+        report: as `qatladder.reports.report.report_json` made it.
+    """
+    order = ("regression", "suspicious", "progression")
+    lines: list[str] = []
+    moved = [item for item in report["ladders"] if (item.get("trend") or {}).get("verdict") in order]
+    for ladder in sorted(moved, key=lambda item: order.index(item["trend"]["verdict"])):
+        trend = ladder["trend"]
+        lines.append(
+            f"{trend['verdict']:<12} {ladder['model']} {ladder['version']} on {ladder['target']}, against {trend['baseline']['run_id']}"
+        )
+        for move in trend["movements"]:
+            if move["verdict"] in order:
+                lines.append(f"  {move['check_id']}: {_one_line(move['why'])}")
+        for number, item in enumerate(trend["suspects"][:5], 1):
+            change = f"{item['was'][:16] or 'nothing'} -> {item['now'][:16] or 'nothing'}"
+            lines.append(f"  {'suspects' if number == 1 else '':<{_LABEL}}{number}. {item['what']} ({change}): {item['why']}")
+    for item in report.get("missing") or ():
+        lines.append(f"{'missing':<12} {item['model']} {item['version']} on {item['target']}: not in this run; last in {item['last_run']}")
     return "\n".join(lines)
 
 

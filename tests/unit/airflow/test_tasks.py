@@ -160,6 +160,7 @@ def test_the_summary_prints_the_table_and_returns_little(ladder, context, home, 
             "report_html": "file:///r.html",
             "verdicts": [{"model": "m"}],
             "counts": {"no-ship": 2},
+            "problem": "nothing is said about trends: a reason",
             "big": "x" * 9999,
         }
 
@@ -170,6 +171,7 @@ def test_the_summary_prints_the_table_and_returns_little(ladder, context, home, 
     assert "no-ship" in out
     assert "2 ladders" in out
     assert "file:///r.html" in out
+    assert "nothing is said about trends: a reason" in out
 
 
 def test_a_run_without_a_plan_has_no_summary(context):
