@@ -317,11 +317,13 @@ def _bins_of(values: np.ndarray) -> np.ndarray:
 
 
 def _values_of(bins: np.ndarray) -> np.ndarray:
-    return (bins.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    values: np.ndarray = (bins.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    return values
 
 
 def _not_finite(bins: np.ndarray) -> np.ndarray:
-    return (bins & 0x7F80) == 0x7F80
+    found: np.ndarray = (bins & 0x7F80) == 0x7F80
+    return found
 
 
 _NOT_FINITE = np.flatnonzero(_not_finite(np.arange(BINS)))

@@ -89,7 +89,7 @@ def merged(histograms: Sequence[Histogram]) -> Histogram:
 def mostly(samples: int) -> float:
     """Share of a night's samples that must be within a learnt limit: all but one in ten, at least one of five or more."""
     beyond = max(1, samples // 10) if samples >= 5 else 0
-    return 1 - beyond / samples if samples else 1.0
+    return (samples - beyond) / samples if samples else 1.0
 
 
 def margin(seen: Sequence[float], floor: float) -> float:
@@ -118,7 +118,7 @@ def _floor(statistic: str, rows: Sequence[Row]) -> float:
     if statistic in ("min", "max"):
         whole = max(float(row["max"]) for row in rows) - min(float(row["min"]) for row in rows)
         return max(RANGE_FLOOR * whole, 0.0 if rows[0]["dtype"].startswith("float") else 1.0)
-    return max(SHARE_FLOOR, 2 / min(row["count"] for row in rows))  # and two elements of small outputs
+    return max(SHARE_FLOOR, 2 / min(int(row["count"]) for row in rows))  # and two elements of small outputs
 
 
 def _possible(statistic: str, rows: Sequence[Row]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from qatladder.runner.__main__ import PROTOCOL
 from qatladder.runner.client import LIBRARY, Environment, JobAnswer
 from qatladder.settings import load_settings
 from qatladder.validation import context as context_module
-from qatladder.validation import onboard
+from qatladder.validation import expectations, onboard
 from qatladder.validation import run as run_module
 from qatladder.validation.fleet import note
 
@@ -53,7 +53,7 @@ class QualityJobs:
         assert self.process.returncode == 0
 
     def __call__(self, environment: Environment, call: str, args: dict[str, Any], folder: Path, **_: Any) -> JobAnswer:
-        key = json.dumps([[json.loads(Path(table).read_text()) for table in args["tables"]], args["rules"]], sort_keys=True)
+        key = json.dumps([[json.loads(Path(table).read_text()) for table in args["tables"]], args["rules"], args["record"]], sort_keys=True)
         if key not in self.answers:
             place = self.folder / str(len(self.answers))
             self.answers[key] = place, self.judge(place, {"protocol": PROTOCOL, "call": call, "args": {**args, "out_dir": str(place)}})
@@ -111,5 +111,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lab(slow_lab: Lab, quality_jobs: QualityJobs, in_process: None, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """The model's jobs in this process, the quality job in one of its own."""
-    monkeypatch.setattr(onboard, "run_job", quality_jobs)
+    monkeypatch.setattr(expectations, "run_job", quality_jobs)
     return slow_lab
