@@ -10,6 +10,7 @@ importing great_expectations costs about 3 to 7 s and 280 MB, which no other pro
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import os
@@ -356,6 +357,8 @@ def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path, meta
     for index, question in enumerate(questions):
         about: dict[str, Any] = {"question": index, "output": question.output, "source": question.source, "expected": question.expected}
         arguments: dict[str, Any] = dict(question.arguments, meta=about, notes=f"{question.title}: {question.expected}")
+        # Data Docs show it in place of their own sentence, as HTML.
+        arguments["description"] = html.escape(f"{question.output or 'all outputs'}: {question.title}: {question.expected}", quote=False)
         arguments["severity"] = "warning" if question.advisory else "critical"
         if question.output:
             arguments["row_condition"] = Column("output") == question.output
@@ -376,9 +379,9 @@ def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path, meta
     make_offline(docs)
     found: dict[int, Any] = {}
     for result in summary.results:
-        meta = result.expectation_config.meta if result.expectation_config else None
-        if meta and "question" in meta:
-            found[meta["question"]] = result
+        about = result.expectation_config.meta if result.expectation_config else None
+        if about and "question" in about:
+            found[about["question"]] = result
         problem = _exception(result.exception_info)
         if problem:
             raise BrokenError(
