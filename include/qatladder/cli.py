@@ -249,9 +249,11 @@ def expectations_show(model: str, version: str | None, target: str | None, as_js
         print(f"  {suite['meta']['qatladder']['words']}")
         for night in nights_of(suite):
             print(f"    {night.when[:16]}  hbm {night.hbm[:12]}  statistics {night.statistics.sha256[:12]}  {night.run}")
-        for item in suite["expectations"]:
-            about = item["meta"]
-            print(f"  {about['source']:<8} {about['output'] or '(all)':<24} {about['expected']}")
+        for output in dict.fromkeys(item["meta"]["output"] for item in suite["expectations"]):
+            print(f"  {output or 'outputs'}")
+            for item in suite["expectations"]:
+                if item["meta"]["output"] == output:
+                    print(f"    {item['meta']['source']:<8} {item['meta']['expected']}")
 
 
 @expectations_app.command("relearn")

@@ -32,7 +32,7 @@ from qatladder.validation.fleet import note
 class QualityJobs:
     """The real Great Expectations job by the real runner, in one process for all tests: importing the library takes 3 s.
 
-    Equal statistics and rules are judged once: the answer depends on nothing else.
+    Equal statistics and rules are judged once: the answer depends on nothing else, but for the record, which goes into the suite as it is.
     """
 
     LOOP = "import sys; from qatladder.runner.__main__ import main\nfor line in sys.stdin: print('done', main(line.strip()), flush=True)"
@@ -53,12 +53,16 @@ class QualityJobs:
         assert self.process.returncode == 0
 
     def __call__(self, environment: Environment, call: str, args: dict[str, Any], folder: Path, **_: Any) -> JobAnswer:
-        key = json.dumps([[json.loads(Path(table).read_text()) for table in args["tables"]], args["rules"], args["record"]], sort_keys=True)
+        key = json.dumps([[json.loads(Path(table).read_text()) for table in args["tables"]], args["rules"]], sort_keys=True)
         if key not in self.answers:
             place = self.folder / str(len(self.answers))
             self.answers[key] = place, self.judge(place, {"protocol": PROTOCOL, "call": call, "args": {**args, "out_dir": str(place)}})
         place, answer = self.answers[key]
         shutil.copytree(place, args["out_dir"])
+        suite = Path(args["out_dir"]) / "suite.json"
+        data = json.loads(suite.read_text())
+        data["meta"]["qatladder"] = args["record"]
+        suite.write_text(json.dumps(data, indent=1, sort_keys=True))
         return JobAnswer(json.loads(json.dumps(answer).replace(str(place), args["out_dir"])), {}, 0.0)
 
     def judge(self, place: Path, job: dict[str, Any]) -> dict[str, Any]:
