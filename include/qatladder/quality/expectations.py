@@ -284,7 +284,7 @@ def _between(
     bounds = {key: value for key, value in (("min_value", low), ("max_value", high)) if value is not None}
     text = f"{statistic} {f'>= {low:.6g}' if high is None else f'<= {high:.6g}' if low is None else f'in {low:.6g} .. {high:.6g}'}"
     whole = statistic == "drift"
-    share = f" in {most:.0%} of the samples" if most < 1 and not whole else ""
+    share = f" in {100 * most:.3g}% of the samples" if most < 1 and not whole else ""
     return Question(
         output,
         statistic,
@@ -379,9 +379,9 @@ def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path, meta
     make_offline(docs)
     found: dict[int, Any] = {}
     for result in summary.results:
-        about = result.expectation_config.meta if result.expectation_config else None
-        if about and "question" in about:
-            found[about["question"]] = result
+        asked = result.expectation_config.meta if result.expectation_config else None
+        if asked and "question" in asked:
+            found[asked["question"]] = result
         problem = _exception(result.exception_info)
         if problem:
             raise BrokenError(

@@ -108,7 +108,7 @@ class Lesson:
     def source(self) -> str:
         """Where from, on one line."""
         days = [night.when[:10] for night in self.nights]
-        return f"{_nights(len(days))}, {days[-1]} to {days[0]}" if days else "nothing"
+        return ", ".join([_nights(len(days)), " to ".join(dict.fromkeys(days[-1:] + days[:1]))]) if days else "nothing"
 
 
 def judge(context: Context, raw: Mapping[str, Path], features: tuple[TensorContract, ...], built: RungResult) -> Answer:

@@ -278,7 +278,7 @@ def test_a_failure_says_statistic_measurement_limits_and_nights(answers: dict[st
     limit = answers["learnt"]["logits"]["limits"]["max"]
     assert item["title"] == "the maximum is as learnt"
     assert item["expected"] == (
-        f"max <= {limit['high']:.6g} in 92% of the samples (3 good nights: {limit['seen'][0]:.6g} to {limit['seen'][1]:.6g})"
+        f"max <= {limit['high']:.6g} in 91.7% of the samples (3 good nights: {limit['seen'][0]:.6g} to {limit['seen'][1]:.6g})"
     )
     assert item["observed"].startswith("max 15") and "over 24 samples" in item["observed"]
     assert item["unexpected_count"] == 24
@@ -326,7 +326,7 @@ def test_the_suite_is_great_expectations_own_and_holds_what_was_asked(answers: d
 def test_data_docs_name_the_output_the_limits_and_the_nights(answers: dict[str, Any]) -> None:
     text = Path(answers["found"]["shifted"]["page"]).read_text()
     limit = answers["learnt"]["logits"]["limits"]["max"]["high"]
-    assert f"logits: the maximum is as learnt: max &lt;= {limit:.6g} in 92% of the samples (3 good nights:" in text
+    assert f"logits: the maximum is as learnt: max &lt;= {limit:.6g} in 91.7% of the samples (3 good nights:" in text
 
 
 # --- words -------------------------------------------------------------------------------------------------------------------

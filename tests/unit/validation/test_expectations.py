@@ -199,19 +199,28 @@ def test_the_number_of_nights_is_a_setting(lab: Lab, night: Any, monkeypatch: py
 # --- the object store --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "damage", [b"{", b"[]", b"{}", b'{"expectations": [], "meta": {"qatladder": {"nights": [1], "words": ""}}}', b"\xff"]
-)
-def test_a_damaged_suite_is_learnt_again_and_said(lab: Lab, night: Any, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_suite_is_learnt_again_and_said(lab: Lab, night: Any, tmp_path: Path) -> None:
     store = open_store(load_settings())
     for day in (1, 2):
         night(day)
-    (tmp_path / "x").write_bytes(damage)
+    (tmp_path / "x").write_bytes(b"{")
     store.write_key("expectations/toy@1@bayes/suite.json", tmp_path / "x")
     check = quality(night(4))
     assert check and check.values["nights"] == 2
     assert said(night, "is damaged") and said(night, "learnt again")
     assert len(nights_of(kept(store, LADDER))) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b"{}", b'{"expectations": [], "meta": {"qatladder": {"nights": [1], "words": ""}}}', b'{"meta": 3}', b"\xff"]
+)
+def test_every_damage_of_a_suite_is_noticed(toy_zoo: Any, tmp_path: Path, damage: bytes) -> None:
+    store = open_store(load_settings())
+    (tmp_path / "x").write_bytes(damage)
+    store.write_key("expectations/toy@1@bayes/suite.json", tmp_path / "x")
+    lines: list[str] = []
+    assert kept(store, LADDER, lines.append) is None
+    assert len(lines) == 1 and "is damaged" in lines[0]
 
 
 def test_nights_teach_on_when_retention_has_let_their_runs_go(lab: Lab, night: Any) -> None:
