@@ -130,6 +130,9 @@ def judge(context: Context, raw: Mapping[str, Path], features: tuple[TensorContr
     hbm, frames = built.products["hbm"].sha256, f"{built.facts.get('samples_sha256') or '?'} first {samples}"
     context.facts["dumped"] = {"hbm": hbm, "frames": frames}
     lesson = study(context, hbm, frames)
+    unknown = [] if lesson.outputs is None else [name for name in outputs if name not in lesson.outputs]
+    if unknown:
+        lesson = replace(lesson, words=f"{lesson.words}; they teach nothing about {', '.join(unknown)}")
     context.log(lesson.words)
     rules = {
         "samples": samples,

@@ -250,6 +250,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         damage(arrays)
         cases[damage.__name__] = case(folder / damage.__name__, arrays, learnt)
         plain[damage.__name__] = outcome(learnt, table(arrays))
+    cases["sound 10 again"] = case(folder / "again", night(10), learnt)
     arrays = night(20)
     shifted(arrays)
     cases["warning"] = case(folder / "warning", arrays, learnt, advisory=True)
@@ -321,6 +322,11 @@ def test_the_suite_is_great_expectations_own_and_holds_what_was_asked(answers: d
         item for item in suite["expectations"] if item["kwargs"].get("column") == "max" and item["meta"] == {**item["meta"], "source": "learnt", "output": "logits"}
     )  # fmt: skip
     assert limit["kwargs"]["max_value"] == answers["learnt"]["logits"]["limits"]["max"]["high"]
+
+
+def test_equal_nights_have_equal_suites_to_the_last_byte(answers: dict[str, Any]) -> None:
+    one, other = (Path(answers["found"][name]["suite"]).read_bytes() for name in ("sound 10", "sound 10 again"))
+    assert one == other
 
 
 def test_data_docs_name_the_output_the_limits_and_the_nights(answers: dict[str, Any]) -> None:

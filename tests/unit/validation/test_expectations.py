@@ -87,6 +87,14 @@ def test_three_good_nights_teach_the_fourth_and_equal_nights_always_pass(lab: La
     assert {item["meta"]["source"] for item in suite["expectations"]} == {"fixed", "learnt"}
 
 
+def test_outputs_that_good_nights_did_not_have_are_named(lab: Lab, night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    night(1), night(2)
+    monkeypatch.setattr(expectations, "learn", lambda tables: {"another": {}})  # as after a compiler that names outputs otherwise
+    check = quality(night(3))
+    assert check and check.values["learnt"] == 0
+    assert check.expected.endswith("; they teach nothing about y_int")
+
+
 def test_each_night_keeps_the_suite_it_was_held_against(lab: Lab, night: Any, tmp_path: Path) -> None:
     store = open_store(load_settings())
     for day in range(1, 4):
