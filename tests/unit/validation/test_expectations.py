@@ -17,7 +17,7 @@ from qatladder.evidence import open_store
 from qatladder.evidence.retention import sweep
 from qatladder.ladder import CheckResult, LadderResult, Rung, Verdict
 from qatladder.settings import load_settings
-from qatladder.validation import expectations, finish_ladder, finish_run, plan, run_rung
+from qatladder.validation import carry, expectations, finish_ladder, finish_run, plan, run_rung
 from qatladder.validation import run as run_module
 from qatladder.validation.context import load_rung
 from qatladder.validation.expectations import good_nights, kept, learns_since, nights_of, relearn
@@ -139,6 +139,35 @@ def test_relearning_is_how_a_person_says_that_the_change_is_wanted(lab: Lab, nig
     assert quality(night(7)).values["state"] == "learnt"
     replace_model(lab, model_data())
     assert night(8).verdict is Verdict.NO_SHIP, "the old model is now the other one"
+
+
+def test_a_failed_answer_is_carried_over_until_a_person_says_otherwise(lab: Lab, night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QATLADDER_CARRY_DAYS", "7")
+    monkeypatch.setenv("QATLADDER_LEARN_MINIMUM", "1")
+    lab.entry(data_version="1")
+    night(1)
+    replace_model(lab, halved())
+    failed = night(2)
+    assert failed.verdict is Verdict.NO_SHIP and not failed.rungs[5].carried
+    again = night(3)
+    assert again.verdict is Verdict.NO_SHIP and again.rungs[5].carried
+    relearn(open_store(load_settings()), LADDER, "2026-11-03T09:00:00+00:00")
+    anew = night(4)
+    assert anew.verdict is Verdict.SHIP and not anew.rungs[5].carried
+    assert anew.rungs[0].carried, "only what depends on it is done again"
+
+
+def test_nights_on_which_nothing_changed_teach_too(lab: Lab, night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ladder that is carried over has no dumps of its own; it was good all the same, and its statistics are known."""
+    monkeypatch.setenv("QATLADDER_CARRY_DAYS", "100000")
+    monkeypatch.setattr(carry, "_now", lambda: run_module._now())
+    lab.entry(data_version="1")
+    night(1)
+    assert night(2).rungs[5].carried
+    monkeypatch.setenv("QATLADDER_CARRY_DAYS", "0")
+    check = quality(night(3))
+    assert (check.values["state"], check.values["nights"]) == ("learnt", 2)
+    assert "all alike" in check.expected
 
 
 def test_a_new_version_starts_with_learning(lab: Lab, night: Any) -> None:
