@@ -4,9 +4,9 @@ The spread that was seen sets every limit; nothing is tuned by hand. Two kinds o
 
 * **Samples of a night differ.** A statistic may lie beyond all that was seen by as much again as what was seen is wide (a little more when
   few samples were seen, see `margin`), and one sample in ten, at least one of five, may lie beyond even that. A changed model changes
-  most samples; one odd frame changes one. If the frames of every night were drawn anew, a sound night of 24 samples would be called
-  wrong once in 10**5 nights after three nights with normal tails, and 5 in 1000 with as few as 8 samples a night and the tails of an exponential
-  or a log-normal; the frames are the same every night, so a sound night is never called wrong at all.
+  most samples; one odd frame changes one. If the frames of every night were drawn anew, a statistic of a sound night after three nights would be
+  called wrong less than once in 10**4 nights of 24 samples, and less than 5 times in 1000 nights of 8 with tails as long as an exponential's;
+  the frames are the same every night, so a sound night is never called wrong at all.
 * **Nights differ.** The drift of a night is the share of its values that lie elsewhere than on the nights before, a step of rounding
   forgiven (`numerics.statistics.Histogram.distance`). Its limit is twice what any of the learnt nights drifted from the others, and never
   below `DRIFT_FLOOR`: nights with equal dumps have no spread at all.
