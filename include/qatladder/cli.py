@@ -200,6 +200,83 @@ def history_rebuild() -> None:
         print(run)
 
 
+@app.group("expectations")
+def expectations_app() -> None:
+    """What earlier nights taught about the outputs on the board."""
+
+
+def _ladders(model: str, version: str | None, target: str | None) -> list[dict[str, Any]]:
+    from qatladder.settings import load_settings
+    from qatladder.zoo import load_zoo
+
+    found = [
+        {"model": entry.model, "version": entry.version, "target": item.id}
+        for entry in load_zoo(load_settings()).entries.values()
+        for item in entry.targets
+        if entry.model == model and version in (None, entry.version) and target in (None, item.id)
+    ]
+    if not found:
+        raise ConfigError(
+            "the zoo has no such ladder",
+            found=" ".join(filter(None, [model, version, target])),
+            next_step="`qatladder zoo list` shows models, versions and targets",
+        )
+    return found
+
+
+@expectations_app.command("show")
+@click.argument("model")
+@click.option("--version", help="Only this version.")
+@click.option("--target", help="Only this target.")
+@json_option
+def expectations_show(model: str, version: str | None, target: str | None, as_json: bool) -> None:
+    """The newest suite of a model: what its outputs are held against, and which nights taught it."""
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.expectations import kept, learns_since, nights_of
+
+    store = open_store(load_settings())
+    found = [(ladder, kept(store, ladder, lambda line: console.print(line, markup=False))) for ladder in _ladders(model, version, target)]
+    if as_json:
+        print(json.dumps([{**ladder, "since": learns_since(store, ladder), "suite": suite} for ladder, suite in found], indent=1))
+        return
+    for ladder, suite in found:
+        since = learns_since(store, ladder)
+        print(f"{ladder['model']} {ladder['version']} @ {ladder['target']}" + (f", learning since {since}" if since else ""))
+        if suite is None:
+            print("  no suite yet: the board rung has not judged any dumps" + (" since then" if since else ""))
+            continue
+        print(f"  {suite['meta']['qatladder']['words']}")
+        for night in nights_of(suite):
+            print(f"    {night.when[:16]}  hbm {night.hbm[:12]}  statistics {night.statistics.sha256[:12]}  {night.run}")
+        for output in dict.fromkeys(item["meta"]["output"] for item in suite["expectations"]):
+            print(f"  {output or 'outputs'}")
+            for item in suite["expectations"]:
+                if item["meta"]["output"] == output:
+                    print(f"    {item['meta']['source']:<8} {item['meta']['expected']}")
+
+
+@expectations_app.command("relearn")
+@click.argument("model")
+@click.option("--version", help="Only this version.")
+@click.option("--target", help="Only this target.")
+def expectations_relearn(model: str, version: str | None, target: str | None) -> None:
+    """Forget what a model's nights taught: from now on it learns anew. For a model that was replaced on purpose."""
+    import datetime
+
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+    from qatladder.validation.expectations import relearn
+
+    settings = load_settings()
+    for ladder in _ladders(model, version, target):
+        relearn(open_store(settings), ladder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        print(
+            f"{ladder['model']} {ladder['version']} @ {ladder['target']}: learns anew; {settings.learn_minimum} good nights from now on "
+            "make the first suite"
+        )
+
+
 @app.group("evidence")
 def evidence_app() -> None:
     """Look after the object store."""

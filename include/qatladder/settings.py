@@ -11,6 +11,8 @@ QATLADDER_S3_KMS_KEY     key for aws:kms; default: the account's
 QATLADDER_CARRY_DAYS     a rung's unchanged answer is carried over for so many days before it is asked for anew; default: 30, 0: never
 QATLADDER_VENDOR         0: do not use (or install) the proprietary vendor packages
 QATLADDER_VENDOR_PYTHON  interpreter of the vendor environment; default: <project>/.venv-vendor/bin/python
+QATLADDER_LEARN_NIGHTS   good nights that expectations are learnt from, newest first; default: 14; 0: none are learnt
+QATLADDER_LEARN_MINIMUM  good nights below which nothing is learnt yet; default: 3
 QATLADDER_ALERTS         comma-separated apprise URLs; default: what <zoo>/alerts.yaml says, or a file in <home>/alerts
 QATLADDER_ANNOUNCEMENTS  where announcements of trained models are dropped: folders and s3://bucket/prefix, comma-separated, or `off`;
                          default: <home>/announcements
@@ -53,6 +55,8 @@ class Settings:
     alerts: tuple[str, ...]
     announcements: tuple[str, ...] = ()
     mlflow: str | None = None
+    learn_nights: int = 14
+    learn_minimum: int = 3
 
     @property
     def work(self) -> Path:
@@ -100,8 +104,17 @@ def load_settings() -> Settings:
         if get("QATLADDER_ANNOUNCEMENTS") == "off"
         else _several(get("QATLADDER_ANNOUNCEMENTS") or str(home / "announcements")),
         mlflow=get("QATLADDER_MLFLOW") or None,
+        learn_nights=_count("QATLADDER_LEARN_NIGHTS", 14, 0),
+        learn_minimum=_count("QATLADDER_LEARN_MINIMUM", 3, 1),
     )
 
 
 def _several(text: str | None) -> tuple[str, ...]:
     return tuple(item.strip() for item in (text or "").split(",") if item.strip())
+
+
+def _count(name: str, default: int, least: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ConfigError("a setting is no such number", setting=name, found=text, expected=f"a whole number, at least {least}")
+    return int(text)

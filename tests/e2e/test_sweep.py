@@ -118,10 +118,11 @@ def wait_for(text: str, log: Path, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.3)
 
 
-def get(url: str) -> tuple[int, str]:
+def get(url: str, token: str = "") -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with opener.open(url, timeout=30) as answer:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -153,6 +154,13 @@ def test_the_ui_shows_past_sweeps_behind_a_password_on_loopback_and_stops_on_ctr
 
         client = AirflowClient(url, home / "airflow" / "passwords.json")
         assert [run["dag_run_id"] for run in client.pages("dags/nightly_sweep/dagRuns", "dag_runs")] == [run_id]
+        tasks = f"dags/nightly_sweep/dagRuns/{run_id}/taskInstances"
+        boards = [item for item in client.pages(tasks, "task_instances") if item["task_id"].endswith(".board")]
+        links = [client.get(f"{tasks}/{item['task_id']}/links", map_index=item["map_index"])["extra_links"]["Data Docs"] for item in boards]
+        assert len([link for link in links if link]) == len(EXPECTED), links
+        assert get(url + next(filter(None, links)))[0] == 401
+        status, page = get(url + next(filter(None, links)), client._log_in())
+        assert status == 200 and "Expectation Validation Result" in page
         ui.send_signal(signal.SIGINT)
         assert ui.wait(60) == 0
     finally:

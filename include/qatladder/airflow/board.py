@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 PATIENCE = float(os.environ.get("QATLADDER_BOARD_PATIENCE", "60"))
@@ -23,6 +23,16 @@ PATIENCE = float(os.environ.get("QATLADDER_BOARD_PATIENCE", "60"))
 POLL = 5.0
 AWAY = 900.0
 """Seconds a board may be out of reach before the task is woken up to deal with it."""
+
+
+class DataDocsLink(BaseOperatorLink):
+    """The button "Data Docs" of a board task: great_expectations' page about the dumps it judged, served by the plugin."""
+
+    name = "Data Docs"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """Called in the task's process when it ends, and kept as an XCom; empty when no dumps were judged."""
+        return str(getattr(operator, "data_docs", ""))
 
 
 class BoardRung(BaseOperator):
@@ -34,6 +44,8 @@ class BoardRung(BaseOperator):
     """
 
     template_fields = ("ladder",)
+    operator_extra_links = (DataDocsLink(),)
+    data_docs = ""
 
     def __init__(self, *, ladder: Any, patience: float = PATIENCE, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,13 +68,18 @@ class BoardRung(BaseOperator):
         from qatladder.boards.jobs import StillRunning
 
         try:
-            tasks.climb(self.ladder, "board", context, self.patience)
+            tasks.climb(self.ladder, "board", context, self.patience, self._link)
         except StillRunning as job:
             tasks.say(f"{job}; it holds no worker meanwhile")
             trigger = BoardJobTrigger(job.board, job.job, job.offset)
         else:
             return
         self.defer(trigger=trigger, method_name="resume")
+
+    def _link(self, result: Any) -> None:
+        """Remember where the plugin serves the Data Docs of a rung's result."""
+        page = result.products.get("data_docs_page")
+        self.data_docs = f"/qatladder/objects/{page.sha256[:2]}/{page.sha256}.html" if page else ""
 
     def on_kill(self) -> None:
         """Leave the climb as an exception would: on the way out the board's job is killed with its process group."""

@@ -9,10 +9,13 @@ view sorts by that stamp, so that printed lines slip into the wrong group.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from qatladder.airflow.names import NO_BOARD, run_key
+
+if TYPE_CHECKING:
+    from qatladder.ladder import RungResult
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +71,18 @@ def plan_ladders(params: Mapping[str, Any], slots: Sequence[str], run_id: str) -
     return planned
 
 
-def climb(ladder: Ladder, rung: str, context: Mapping[str, Any], patience: float | None = None) -> None:
+def climb(
+    ladder: Ladder,
+    rung: str,
+    context: Mapping[str, Any],
+    patience: float | None = None,
+    done: Callable[[RungResult], None] = lambda result: None,
+) -> None:
     """Run one rung of one ladder, log its checks in groups, and leave its answer as the task's state.
 
     Args:
         patience: seconds a job on a board is waited for; None waits for its end.
+        done: is given the rung's result, whatever state the task takes from it.
     Raises:
         AirflowFailException, AirflowException, AirflowSkipException: see `qatladder.airflow.states`.
         StillRunning: a job on a board takes longer.
@@ -92,6 +102,7 @@ def climb(ladder: Ladder, rung: str, context: Mapping[str, Any], patience: float
             result = run_rung(ladder, rung, run_key_of(context), say, connect=connect, patience=patience)
     finally:
         say("::endgroup::")
+    done(result)
     for check in result.checks:
         say(f"::group::{check.id} {check.status}")
         say("\n".join(check_log(check)))

@@ -10,11 +10,13 @@ A run stays whole or goes whole. It stays when it is
 
 Its manifest goes first: from then on nothing of it is promised, and an interruption anywhere leaves a run that is not whole and goes the next
 time. Objects go last, and only those that no JSON file of what stays mentions, and that nobody stored or stored again within
-`GRACE_DAYS`: a run that is writing now stores an object before it mentions it. The history's facts never go.
+`GRACE_DAYS`: a run that is writing now stores an object before it mentions it. The history's facts never go, nor do the statistics that
+expectations were learnt from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -171,6 +173,9 @@ def _when(started: str) -> str:
 def _named(store: Store, gone: set[str], records: set[str], readable: set[str]) -> set[bytes]:
     """Every sha256 that a JSON file of what stays mentions: more than it refers to, never less."""
     named: set[bytes] = set()
+    for key in list(store.keys("expectations/")):  # kept suites name the statistics they were learnt from
+        with contextlib.suppress(FileNotFoundError):
+            named |= set(_DIGEST.findall(store.read_key(key)))
     for key in list(store.keys("runs/")):
         run, name = key.split("/")[1], key.split("/")[-1]
         if run in gone or key in records or not name.endswith(".json"):

@@ -4,6 +4,7 @@
     runs/<run>/<ladder>/<rung>.json   what a rung answered
     runs/<run>/report.html, report.json
     runs/<run>/manifest.json          written last: a run without it is not whole
+    expectations/<ladder>/suite.json  what the ladder's nights taught, for `qatladder.validation.expectations`
     history/facts/<month>/...         what every check answered, for `qatladder.history`
     announcements/...                 what is known of announced models, for `qatladder.announcements`
 

@@ -33,7 +33,10 @@ CHECKS: tuple[Check, ...] = (
     Check("board.runtime", "Does hrt_model_exec on the board give the int model's integers, bit for bit?"),
     Check("board.accuracy", "Does the model keep the int model's accuracy on the board?"),
     Check("board.perf", "Does the model meet its latency and frame-rate gates on the board?"),
-    Check("board.quality", "Are the board's dumps sane data (finite, in range, not constant, complete)?"),
+    Check(
+        "board.quality",
+        "Are the board's dumps sane data (finite, in range, not constant, complete), and like those of the last good nights?",
+    ),
     Check("board.app_input", "Does the user's on-board program feed the model what hrt_model_exec was fed?"),
     Check("board.app_output", "Does the user's on-board post-processing agree with the Python post-processing?"),
 )

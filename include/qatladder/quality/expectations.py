@@ -1,11 +1,17 @@
 """Are the dumps sane data? A Great Expectations suite over the statistics of the raw outputs.
 
+Its expectations come from three places: `fixed` ones hold for every model (complete, finite, representable, not constant, not saturated),
+`learnt` ones from the last good nights (`qatladder.quality.learning`), and `written` ones from the zoo entry. What is written of a statistic
+of an output takes the place of what was learnt of it.
+
 Runs as a job in a process of its own (`qatladder.runner.client.run_job(environment, "qatladder.quality.expectations:judge", ...)`):
 importing great_expectations costs about 3 to 7 s and 280 MB, which no other process should pay.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import logging
 import os
 import resource
@@ -19,13 +25,29 @@ from pathlib import Path
 from typing import Any
 
 from qatladder.errors import BrokenError, ConfigError
+from qatladder.numerics.statistics import representable_limits
 from qatladder.quality.data_docs import make_offline
-from qatladder.quality.statistics import Row, read_table, representable_limits
+from qatladder.quality.learning import drift, mostly
+from qatladder.quality.statistics import Row, Table, read_table
+
+SUITE = "suite.json"
 
 MAX_NAMED_SAMPLES = 20
 """Unexpected samples listed per expectation; their number is always given."""
 
 _OUTPUT_RULES = {"count", "dtype", "range", "max_saturation_share", "may_be_constant"}
+
+WORDS = {
+    "min": "the minimum",
+    "max": "the maximum",
+    "mean": "the mean",
+    "std": "the standard deviation",
+    "zero_share": "the share of zeros",
+    "saturation_share": "the share of values at the representable limits",
+    "entropy": "the entropy in bits",
+    "drift": "the share of values that lie elsewhere than on the learnt nights",
+}
+"""The statistics an expectation can be learnt or written about."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,8 @@ class Question:
         type: the great_expectations class.
         arguments: its arguments.
         shows: what the observation is taken from: a column, `non_finite` (count minus finite_count) or `sample`; empty: the outputs.
+        source: `fixed`, `learnt` or `written`.
+        advisory: its failure is said and fails nothing.
     """
 
     output: str
@@ -49,9 +73,11 @@ class Question:
     type: str
     arguments: dict[str, Any]
     shows: str = ""
+    source: str = "fixed"
+    advisory: bool = False
 
 
-def judge(tables: Sequence[str], rules: Mapping[str, Any], out_dir: str) -> dict[str, Any]:
+def judge(tables: Sequence[str], rules: Mapping[str, Any], out_dir: str, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Hold the statistics of raw outputs against expectations, and build their Data Docs.
 
     Args:
@@ -64,17 +90,23 @@ def judge(tables: Sequence[str], rules: Mapping[str, Any], out_dir: str) -> dict
             Without `dtype` and `range` no range is asked: whatever is stored lies within its own dtype.
             Values are asked about only where there are any: an output without rows fails its completeness, one without finite values
             its finiteness.
-        out_dir: receives `data_docs/` (static HTML without external requests); an older one is replaced.
+            `learnt` (may be absent or None): `outputs` (of `learning.learn`), `source` (where from, in words), `advisory` (its failures
+            fail nothing).
+            `written` (may be absent): [{`output`, `statistic`, `min`, `max` (None: no bound), `mostly`}], see `zoo.schema.Expectation`.
+        out_dir: receives `suite.json` (the suite as great_expectations serialises it; what is run is read from it) and `data_docs/`
+            (static HTML without external requests); older ones are replaced.
+        record: kept in the suite's meta under `qatladder`.
     Returns:
         `success`; `expectations`: [{`expectation` (great_expectations' name), `title`, `column`, `output`, `expected`, `observed`,
-        `success`, `unexpected_samples` (at most 20), `unexpected_count`}]; `evaluated`, `failed`; `data_docs` (index page), `page` (this
-        validation); `version` of great_expectations; `seconds` by stage; `peak_rss_mb` (MB = 10**6 bytes) of this process.
+        `success`, `unexpected_samples` (at most 20), `unexpected_count`, `source`, `advisory`}]; `evaluated`, `failed`, `warned` (advisory
+        ones that do not hold); `suite`, `data_docs` (index page), `page` (this validation); `version` of great_expectations; `seconds`
+        by stage; `peak_rss_mb` (MB = 10**6 bytes) of this process.
     Raises:
         ConfigError: the rules are incomplete.
         ArtifactError: a table cannot be read.
         BrokenError: kind `quality_tool`: great_expectations itself failed, so nothing is known about the data.
     """
-    rows = read_table(tables)
+    rows = _with_drift(read_table(tables), rules)
     questions = [question for question in plan(rules) if _answerable(question, rows)]
     started = time.perf_counter()
     try:
@@ -84,7 +116,7 @@ def judge(tables: Sequence[str], rules: Mapping[str, Any], out_dir: str) -> dict
         import great_expectations
 
         imported = time.perf_counter()
-        results, index, page, validated = _run(rows, questions, Path(out_dir))
+        results, index, page, validated = _run(rows, questions, Path(out_dir), {"qatladder": dict(record or {})})
         answers = [_answer(question, result, rows, rules) for question, result in zip(questions, results, strict=True)]
     except BrokenError:
         raise
@@ -94,13 +126,15 @@ def judge(tables: Sequence[str], rules: Mapping[str, Any], out_dir: str) -> dict
             kind="quality_tool",
             next_step="run the job again; if it repeats, see the traceback in the task log and the package versions of the environment",
         ) from error
-    failed = sum(not answer["success"] for answer in answers)
+    failed = sum(not answer["success"] and not answer["advisory"] for answer in answers)
     scale = 1 if sys.platform == "darwin" else 1024
     return {
         "success": failed == 0,
         "expectations": answers,
         "evaluated": len(answers),
         "failed": failed,
+        "warned": sum(not answer["success"] and answer["advisory"] for answer in answers),
+        "suite": str(Path(out_dir) / SUITE),
         "data_docs": str(index),
         "page": str(page),
         "version": str(great_expectations.__version__),
@@ -198,6 +232,77 @@ def plan(rules: Mapping[str, Any]) -> Iterator[Question]:
             {"column": "saturation_share", "max_value": limit},
             shows="saturation_share",
         )
+        yield from _learnt(name, rules, samples)
+    yield from _written(rules)
+
+
+def _learnt(output: str, rules: Mapping[str, Any], samples: int) -> Iterator[Question]:
+    """What the last good nights taught about an output, but for what is written of it."""
+    learnt = rules.get("learnt") or {}
+    known = learnt.get("outputs", {}).get(output)
+    if known is None:
+        return
+    written = {(item["output"], item["statistic"]) for item in rules.get("written") or ()}
+    most = mostly(samples)
+    for statistic, limit in {**known["limits"], "drift": {"low": None, **known["drift"]}}.items():
+        if (output, statistic) in written or limit["low"] is limit["high"] is None:
+            continue
+        seen = limit["seen"] if isinstance(limit["seen"], list) else [0.0, limit["seen"]]
+        yield _between(
+            output,
+            statistic,
+            limit["low"],
+            limit["high"],
+            most,
+            f"{learnt['source']}: {seen[0]:.6g} to {seen[1]:.6g}",
+            "learnt",
+            bool(learnt.get("advisory")),
+        )
+
+
+def _written(rules: Mapping[str, Any]) -> Iterator[Question]:
+    """What the zoo entry says.
+
+    Raises:
+        ConfigError: of an output that is not declared, or a statistic nobody knows.
+    """
+    for item in rules.get("written") or ():
+        if item["output"] not in rules["outputs"] or item["statistic"] not in WORDS:
+            raise ConfigError(
+                "an expectation of the zoo entry is about something the dumps do not have",
+                found=f"{item['statistic']} of {item['output']}",
+                expected=f"{' | '.join(WORDS)} of {' | '.join(rules['outputs'])}",
+                next_step="correct `expectations` in the zoo entry",
+            )
+        yield _between(item["output"], item["statistic"], item["min"], item["max"], item["mostly"], "the zoo entry", "written")
+
+
+def _between(
+    output: str, statistic: str, low: float | None, high: float | None, most: float, why: str, source: str, advisory: bool = False
+) -> Question:
+    """That a statistic of an output is within limits, in most samples; the drift is of the whole output."""
+    bounds = {key: value for key, value in (("min_value", low), ("max_value", high)) if value is not None}
+    text = f"{statistic} {f'>= {low:.6g}' if high is None else f'<= {high:.6g}' if low is None else f'in {low:.6g} .. {high:.6g}'}"
+    whole = statistic == "drift"
+    share = f" in {100 * most:.3g}% of the samples" if most < 1 and not whole else ""
+    return Question(
+        output,
+        statistic,
+        f"{WORDS[statistic]} is {'as learnt' if source == 'learnt' else 'what the zoo entry says'}",
+        f"{text}{share} ({why})",
+        "ExpectColumnMaxToBeBetween" if whole else "ExpectColumnValuesToBeBetween",
+        {"column": statistic, **bounds, **({} if whole else {"mostly": most})},
+        shows=statistic,
+        source=source,
+        advisory=advisory,
+    )
+
+
+def _with_drift(table: Table, rules: Mapping[str, Any]) -> list[Row]:
+    """The table's rows with the column `drift`: of the whole output, in each of its rows; None where nothing is learnt."""
+    known = (rules.get("learnt") or {}).get("outputs", {})
+    drifts = {output: drift(known[output], histogram) for output, histogram in table.histograms.items() if output in known}
+    return [{**row, "drift": drifts.get(row["output"])} for row in table.rows]
 
 
 def _checked(rules: Mapping[str, Any]) -> tuple[int, Mapping[str, Mapping[str, Any]], float]:
@@ -225,8 +330,8 @@ def _checked(rules: Mapping[str, Any]) -> tuple[int, Mapping[str, Mapping[str, A
     return int(rules["samples"]), outputs, float(rules["max_saturation_share"])
 
 
-def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path) -> tuple[list[Any], Path, Path, float]:
-    """Validate and build Data Docs: (results in the order of the questions, index page, validation page, time of validation)."""
+def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path, meta: dict[str, Any]) -> tuple[list[Any], Path, Path, float]:
+    """Write the suite, validate and build Data Docs: (results in the order of the questions, index page, validation page, time of validation)."""
     import great_expectations as gx
     import great_expectations.expectations as gxe
     import pandas  # type: ignore[import-untyped]
@@ -248,13 +353,21 @@ def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path) -> t
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
         },
     )
-    suite = context.suites.add(gx.ExpectationSuite(name="dump_quality"))
+    composed = gx.ExpectationSuite(name="dump_quality", meta=meta)
     for index, question in enumerate(questions):
-        arguments = dict(question.arguments, meta={"question": index}, notes=f"{question.title}: {question.expected}")
+        about: dict[str, Any] = {"question": index, "output": question.output, "source": question.source, "expected": question.expected}
+        arguments: dict[str, Any] = dict(question.arguments, meta=about, notes=f"{question.title}: {question.expected}")
+        # Data Docs show it in place of their own sentence, as HTML.
+        arguments["description"] = html.escape(f"{question.output or 'all outputs'}: {question.title}: {question.expected}", quote=False)
+        arguments["severity"] = "warning" if question.advisory else "critical"
         if question.output:
             arguments["row_condition"] = Column("output") == question.output
-        suite.add_expectation(getattr(gxe, question.type)(**arguments))
+        composed.add_expectation(getattr(gxe, question.type)(**arguments))
+    (out_dir / SUITE).write_text(json.dumps(composed.to_json_dict(), indent=1, sort_keys=True), encoding="utf-8")
+    suite = context.suites.add(gx.ExpectationSuite(**json.loads((out_dir / SUITE).read_text(encoding="utf-8"))))
     frame = pandas.DataFrame(rows, columns=list(rows[0]) if rows else ["output", "sample", "count", "finite_count"])
+    if "drift" in frame:
+        frame["drift"] = frame["drift"].astype(float)  # a column of None has no type
     batch = context.data_sources.add_pandas("statistics").add_dataframe_asset("outputs").add_batch_definition_whole_dataframe("all")
     definition = context.validation_definitions.add(gx.ValidationDefinition(name="dump_quality", data=batch, suite=suite))
     summary = definition.run(
@@ -266,9 +379,9 @@ def _run(rows: Sequence[Row], questions: Sequence[Question], out_dir: Path) -> t
     make_offline(docs)
     found: dict[int, Any] = {}
     for result in summary.results:
-        meta = result.expectation_config.meta if result.expectation_config else None
-        if meta and "question" in meta:
-            found[meta["question"]] = result
+        asked = result.expectation_config.meta if result.expectation_config else None
+        if asked and "question" in asked:
+            found[asked["question"]] = result
         problem = _exception(result.exception_info)
         if problem:
             raise BrokenError(
@@ -312,6 +425,8 @@ def _answer(question: Question, result: Any, rows: Sequence[Row], rules: Mapping
         observed, samples = ", ".join(sorted({row["output"] for row in rows})) or "nothing", []
     elif question.shows == "sample":
         observed, samples = _completeness(question, [row["sample"] for row in own], int(rules["samples"]))
+    elif question.shows == "drift":
+        observed, samples = f"drift {own[0]['drift']:.3g}", []
     else:
         observed = f"{question.shows} {_spread([_value(row, question.shows) for row in own])}"
         found = result.result.get("unexpected_index_list") or []
@@ -326,6 +441,8 @@ def _answer(question: Question, result: Any, rows: Sequence[Row], rules: Mapping
         "success": bool(result.success),
         "unexpected_samples": samples[:MAX_NAMED_SAMPLES],
         "unexpected_count": len(samples),
+        "source": question.source,
+        "advisory": question.advisory,
     }
 
 

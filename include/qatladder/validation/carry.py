@@ -27,6 +27,7 @@ from qatladder.ladder import Evidence, Rung, RungResult, Status
 from qatladder.runner import seen
 from qatladder.runner.client import Environment, run_job
 from qatladder.validation.context import Context, ladder_key
+from qatladder.validation.expectations import learns_since
 
 RECORDS = "rungs"
 """Where the store keeps the records, as files of a run of that name."""
@@ -150,6 +151,9 @@ def _key(context: Context) -> str:
             toolchain=f"{type(toolchain).__module__}.{type(toolchain).__qualname__}",
             versions=None if toolchain.unavailable() else toolchain.versions(),
         )
+    if rung is Rung.BOARD:  # a person's word on what was learnt has the dumps judged anew
+        learns = (learns_since(context.store, ladder), context.settings.learn_nights, context.settings.learn_minimum)
+        determinants["learns"] = list(learns)
     if rung is Rung.BOARD and context.target.onboard is not None:
         files = [context.zoo.folder / name for name in context.target.onboard.files]
         determinants["onboard"] = [sha256_file(path)[0] if path.is_file() else None for path in files]

@@ -8,7 +8,6 @@ count only when a second board, or the same one asked again, repeats them.
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -27,8 +26,7 @@ from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.ladder.checks import check_ids
 from qatladder.numerics.tensor import TensorContract, drift
-from qatladder.quality.statistics import write_table
-from qatladder.runner.client import Environment, run_job
+from qatladder.validation import expectations
 from qatladder.validation.ask import Answer, Skip, ask, skip_all
 from qatladder.validation.compiled import bit_exact, drift_text
 from qatladder.validation.context import Context
@@ -53,9 +51,6 @@ from qatladder.zoo.schema import OnBoard
 
 PERF_FRAMES = 200
 NEED_DUMPS = ("board.accuracy", "board.quality", "board.app_output")
-MAX_SATURATION_SHARE = 0.5
-"""An output that sits at its type's limits in more than half of its elements carries no information."""
-
 MAX_BOARDS = 3
 """Boards that are tried one after the other before a ladder is `broken`."""
 
@@ -432,41 +427,4 @@ class _Work:
 
     def quality(self) -> Answer:
         """Expectations over the statistics of the raw dumps, judged by Great Expectations in a process of its own."""
-        context = self.context
-        table = context.folder / "statistics.json"
-        write_table(self.raw, table)
-        count = len(np.load(next(iter(self.raw.values())), mmap_mode="r"))
-        outputs = {}
-        for index, item in enumerate(self.outputs):
-            feature = feature_of(self.features, raw_names(self.built), index)
-            outputs[feature.name] = {"count": int(np.prod(item["raw_shape"])), "dtype": item["raw_dtype"]}
-        rules = {"samples": count, "max_saturation_share": MAX_SATURATION_SHARE, "outputs": outputs}
-        product = Environment("product", context.zoo.environments["product"].python)
-        found = run_job(
-            product,
-            "qatladder.quality.expectations:judge",
-            {"tables": [str(table)], "rules": rules, "out_dir": str(context.folder / "quality")},
-            context.folder / "quality_job",
-            log=context.log,
-            model=context.entry.model,
-            rung="board",
-        ).value
-        docs = context.folder / "data_docs.tar"
-        with tarfile.open(docs, "w") as tar:
-            tar.add(Path(found["data_docs"]).parent, "data_docs")
-        page = context.keep("data_docs_page", Path(found["page"]), "data_docs.html")
-        evidence = [
-            page,
-            context.keep("data_docs", docs),
-            context.keep("statistics", table),
-            context.store.put_json(found["expectations"], "expectations.json"),
-        ]
-        wrong = [item for item in found["expectations"] if not item["success"]]
-        return Answer(
-            bool(found["success"]),
-            f"{found['evaluated'] - found['failed']} of {found['evaluated']} expectations hold over {count} samples",
-            f"finite, in the range of the type, not constant, every element there, at most {MAX_SATURATION_SHARE:.0%} saturated",
-            "; ".join(f"{item['output']}: {item['title']}: {item['observed']}" for item in wrong),
-            {"evaluated": found["evaluated"], "failed": found["failed"]},
-            evidence,
-        )
+        return expectations.judge(self.context, self.raw, self.features, self.built)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -392,6 +393,40 @@ class Target(Strict):
         return self
 
 
+class Expectation(Strict):
+    """What one statistic of one output's raw values must be on the board, in every sample (check board.quality); see docs/expectations.md.
+
+    It is asked beside what holds for every model, and in place of what the nights before taught about the same statistic.
+    """
+
+    output: str = Field(min_length=1, description="Name of the output.")
+    statistic: Literal["min", "max", "mean", "std", "zero_share", "saturation_share", "entropy", "drift"] = Field(
+        description="min, max, mean, std: of a sample's raw integers, before dequantisation. zero_share, saturation_share: part of its values that "
+        "are zero, or at the limits of the type, 0 to 1. entropy: bits. drift: part of the night's values that lie elsewhere than on the nights before."
+    )
+    min: float | None = Field(None, description="Lowest value the statistic may have.")
+    max: float | None = Field(None, description="Highest value the statistic may have.")
+    mostly: float = Field(1.0, gt=0, le=1, description="Part of the samples that must be within the bounds.")
+    target: Name | None = Field(None, description="Only on this target, as raw integers differ from target to target; empty for all.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Expectation:
+        bounds = [bound for bound in (self.min, self.max) if bound is not None]
+        if not bounds:
+            raise ValueError("an expectation needs min, max or both")
+        if not all(math.isfinite(bound) for bound in bounds):
+            raise ValueError(f"min and max are finite numbers, not {bounds}")
+        if len(bounds) == 2 and bounds[0] > bounds[1]:
+            raise ValueError(f"min {bounds[0]:g} is above max {bounds[1]:g}: nothing could meet that")
+        if self.statistic in ("zero_share", "saturation_share", "drift") and not all(0 <= bound <= 1 for bound in bounds):
+            raise ValueError(f"{self.statistic} is a part of the values, 0 to 1, not {bounds}")
+        if self.statistic in ("std", "entropy") and self.max is not None and self.max < 0:
+            raise ValueError(f"{self.statistic} is never below 0: nothing could meet max {self.max:g}")
+        if self.statistic == "drift" and (self.min is not None or self.mostly != 1):
+            raise ValueError("drift is one number of the whole output: it has a max, no min and no mostly")
+        return self
+
+
 class Entry(Strict):
     """One model version: what it is, where its artifacts are, what it is held against."""
 
@@ -422,6 +457,9 @@ class Entry(Strict):
     fidelity: Fidelity = Fidelity()
     samples: Samples = Samples()
     timeout_minutes: float = Field(60, gt=0, description="Longest time one job of the model's own code may take.")
+    expectations: tuple[Expectation, ...] = Field(
+        (), description="What the raw outputs on the board must look like, beyond what is learnt."
+    )
     targets: tuple[Target, ...] = Field(min_length=1)
 
     @field_validator("adapter")
@@ -436,6 +474,25 @@ class Entry(Strict):
         for what, names in (("inputs", [item.name for item in self.inputs]), ("targets", [item.id for item in self.targets])):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {what} share a name: {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _expectations(self) -> Entry:
+        asked = [
+            (item.output, item.statistic, target.id)
+            for item in self.expectations
+            for target in self.targets
+            if item.target in (None, target.id)
+        ]
+        if twice := {item for item in asked if asked.count(item) > 1}:
+            raise ValueError(f"expectations ask twice for {', '.join(f'{what} of {output} on {on}' for output, what, on in sorted(twice))}")
+        for item in self.expectations:
+            if item.target is not None and item.target not in [target.id for target in self.targets]:
+                raise ValueError(
+                    f"expectations of {item.output} name target {item.target}; the entry's are {', '.join(target.id for target in self.targets)}"
+                )
+            if self.outputs and item.output not in self.outputs:
+                raise ValueError(f"expectations name the output {item.output}; the entry's are {', '.join(self.outputs)}")
         return self
 
     @model_validator(mode="after")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from tests.unit.airflow.results import rung_result
 
 from qatladder.airflow import board as module
 from qatladder.airflow import tasks
 from qatladder.airflow.board import BoardJobTrigger, BoardRung
 from qatladder.boards.jobs import JobState, StillRunning
 from qatladder.errors import BrokenError
+from qatladder.ladder import Evidence
 
 
 @pytest.fixture
@@ -24,9 +28,11 @@ def climb(monkeypatch):
     """Sets what `tasks.climb` does; collects its patience."""
     asked = []
 
-    def set_climb(error=None):
-        def fake(ladder, rung, context, patience=None):
+    def set_climb(error=None, result=None):
+        def fake(ladder, rung, context, patience=None, done=None):
             asked.append((ladder["label"], rung, patience))
+            if result is not None:
+                done(result)
             if error:
                 raise error
 
@@ -54,6 +60,34 @@ def test_a_job_that_goes_on_defers_and_the_same_is_asked_again(rung, climb, cont
     rung.resume(context, {**fields, "why": "is over: ended"})
     assert asked == [("m 1 @ bayes-e", "board", 7.0)] * 2
     assert "bench-1: job infer-1 is over: ended" in log_lines()
+
+
+@pytest.mark.parametrize("error", [None, AirflowFailException("board.quality failed")])
+def test_the_data_docs_of_a_night_are_linked_whether_it_passed_or_failed(rung, climb, context, error):
+    """Airflow asks the link in the task's process when the task ends, and keeps the answer."""
+    (link,) = rung.operator_extra_links
+    assert link.name == "Data Docs"
+    assert link.get_link(rung, ti_key=None) == "", "no button before any dumps were judged"
+    page = Evidence("data_docs.html", "ab" * 32, 10, "file:///store")
+    result = replace(rung_result(("board.quality", "passed")), products={"data_docs_page": page})
+    climb(error, result)
+    with pytest.raises(AirflowFailException) if error else nullcontext():
+        rung.execute(context)
+    assert link.get_link(rung, ti_key=None) == f"/qatladder/objects/ab/{'ab' * 32}.html"
+    climb(None, rung_result(("board.quality", "skipped")))
+    rung.execute(context)
+    assert link.get_link(rung, ti_key=None) == "", "the link of an earlier try is not this one's"
+
+
+def test_the_link_survives_the_dags_serialisation(ladder):
+    """The UI knows the button from the serialised DAG: its name and the XCom its target is kept under."""
+    from airflow.sdk import DAG
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    with DAG("d") as dag:
+        BoardRung.partial(task_id="board").expand(ladder=[ladder])
+    again = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert "Data Docs" in again.get_task("board").extra_links
 
 
 def test_a_kill_leaves_the_climb_as_an_exception_so_that_the_job_is_cancelled(rung):

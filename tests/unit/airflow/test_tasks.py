@@ -100,6 +100,15 @@ def test_only_broken_infrastructure_is_worth_another_try(ladder, context, answer
     assert ("tail of the console" in out) is retried
 
 
+def test_a_result_is_handed_on_before_the_task_fails_for_it(ladder, context, answer):
+    result = rung_result(("board.quality", "failed"))
+    answer(result)
+    found = []
+    with pytest.raises(AirflowFailException):
+        tasks.climb(ladder, "board", context, done=found.append)
+    assert found == [result]
+
+
 def test_an_unknown_error_reaches_airflow_as_it_is(ladder, context, answer):
     answer(ZeroDivisionError("?"))
     with pytest.raises(ZeroDivisionError):

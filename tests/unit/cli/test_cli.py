@@ -323,3 +323,59 @@ def test_an_announcement_that_is_wrong_or_does_not_arrive_is_told(
 ) -> None:
     ran = qatladder("announce", *arguments)
     assert ran.code == code and told in ran.err and "Traceback" not in ran.err
+
+
+def suite_in_the_store(folder: Path) -> None:
+    from qatladder.evidence import open_store
+    from qatladder.settings import load_settings
+
+    night = {
+        "run": "night-1",
+        "when": "2026-11-01T01:00:00+00:00",
+        "statistics": {"name": "statistics.json", "sha256": "a" * 64, "size": 10, "uri": ""},
+        "hbm": "b" * 64,
+        "frames": "f",
+    }
+    about = {"source": "learnt", "output": "y_int", "expected": "max <= 5 (1 good night)", "question": 0}
+    suite = {
+        "name": "dump_quality",
+        "expectations": [{"type": "expect_column_values_to_be_between", "kwargs": {"column": "max", "max_value": 5}, "meta": about}],
+        "meta": {"qatladder": {"words": "learnt from 1 good night", "nights": [night]}},
+    }
+    (folder / "suite.json").write_text(json.dumps(suite))
+    open_store(load_settings()).write_key("expectations/toy@1@bayes/suite.json", folder / "suite.json")
+
+
+def test_expectations_are_shown_and_learnt_anew(toy_zoo: ToyZoo, qatladder: Any, tmp_path: Path) -> None:
+    toy_zoo.entry()
+    assert "no suite yet" in qatladder("expectations", "show", "toy").out
+    suite_in_the_store(tmp_path)
+    shown = qatladder("expectations", "show", "toy", "--target", "bayes")
+    assert shown.code == 0
+    for text in ("toy 1 @ bayes", "learnt from 1 good night", "night-1", "y_int", "learnt   max <= 5 (1 good night)"):
+        assert text in shown.out
+    (data,) = json.loads(qatladder("expectations", "show", "toy", "--json").out)
+    assert data["suite"]["expectations"][0]["kwargs"] == {"column": "max", "max_value": 5} and data["since"] == ""
+    assert "learns anew; 3 good nights" in qatladder("expectations", "relearn", "toy").out
+    (data,) = json.loads(qatladder("expectations", "show", "toy", "--json").out)
+    assert data["suite"] is None and data["since"].startswith("20")
+    assert "since then" in qatladder("expectations", "show", "toy").out
+
+
+@pytest.mark.parametrize("command", ["show", "relearn"])
+def test_expectations_of_a_ladder_the_zoo_does_not_hold_are_a_usage_error(toy_zoo: ToyZoo, qatladder: Any, command: str) -> None:
+    toy_zoo.entry()
+    for arguments in (["ghost"], ["toy", "--version", "2"], ["toy", "--target", "nash-e"]):
+        ran = qatladder("expectations", command, *arguments)
+        assert ran.code == 3 and "no such ladder" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("QATLADDER_LEARN_NIGHTS", "many"), ("QATLADDER_LEARN_NIGHTS", "-1"), ("QATLADDER_LEARN_MINIMUM", "0")]
+)
+def test_a_setting_that_is_no_number_of_nights_is_named(
+    toy_zoo: ToyZoo, qatladder: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    ran = qatladder("zoo", "list")
+    assert ran.code == 3 and name in ran.err and value in ran.err

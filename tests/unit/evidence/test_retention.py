@@ -218,3 +218,15 @@ def test_a_run_whose_report_cannot_be_read_stays_with_all_it_mentions(lab: Lab, 
     kept = lab.sweep(keep=1)
     assert kept.runs[old] == "unreadable"
     assert lab.whole(old, tmp_path / "out")
+
+
+def test_the_statistics_a_kept_suite_was_learnt_from_stay_when_their_nights_go(lab: Lab, tmp_path: Path) -> None:
+    old = lab.night(40, {"a": "ship"})
+    lab.night(1, {"a": "ship"})
+    (tmp_path / "suite.json").write_text(json.dumps({"meta": {"nights": [{"statistics": {"sha256": lab.evidence[old][0].sha256}}]}}))
+    lab.store.write_key("expectations/a@1@bayes/suite.json", tmp_path / "suite.json")
+    kept = lab.sweep(keep=1)
+    assert kept.gone == [old] and kept.objects == []
+    assert lab.whole(old, tmp_path / "out")
+    lab.store.delete_key("expectations/a@1@bayes/suite.json")
+    assert len(lab.sweep(keep=1).objects) == 1

@@ -24,7 +24,7 @@ from qatladder.runner.__main__ import PROTOCOL
 from qatladder.runner.client import LIBRARY, Environment, JobAnswer
 from qatladder.settings import load_settings
 from qatladder.validation import context as context_module
-from qatladder.validation import onboard
+from qatladder.validation import expectations, onboard
 from qatladder.validation import run as run_module
 from qatladder.validation.fleet import note
 
@@ -32,7 +32,7 @@ from qatladder.validation.fleet import note
 class QualityJobs:
     """The real Great Expectations job by the real runner, in one process for all tests: importing the library takes 3 s.
 
-    Equal statistics and rules are judged once: the answer depends on nothing else.
+    Equal statistics and rules are judged once: the answer depends on nothing else, but for the record, which goes into the suite as it is.
     """
 
     LOOP = "import sys; from qatladder.runner.__main__ import main\nfor line in sys.stdin: print('done', main(line.strip()), flush=True)"
@@ -59,6 +59,10 @@ class QualityJobs:
             self.answers[key] = place, self.judge(place, {"protocol": PROTOCOL, "call": call, "args": {**args, "out_dir": str(place)}})
         place, answer = self.answers[key]
         shutil.copytree(place, args["out_dir"])
+        suite = Path(args["out_dir"]) / "suite.json"
+        data = json.loads(suite.read_text())
+        data["meta"]["qatladder"] = args["record"]
+        suite.write_text(json.dumps(data, indent=1, sort_keys=True))
         return JobAnswer(json.loads(json.dumps(answer).replace(str(place), args["out_dir"])), {}, 0.0)
 
     def judge(self, place: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -111,5 +115,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lab(slow_lab: Lab, quality_jobs: QualityJobs, in_process: None, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """The model's jobs in this process, the quality job in one of its own."""
-    monkeypatch.setattr(onboard, "run_job", quality_jobs)
+    monkeypatch.setattr(expectations, "run_job", quality_jobs)
     return slow_lab

@@ -15,7 +15,7 @@ from qatladder.evidence import open_store
 from qatladder.ladder import RungResult, Status
 from qatladder.reports.text import ladder_text
 from qatladder.settings import load_settings
-from qatladder.validation import carry, carry_over, finish_ladder, finish_run, onboard, plan, run_rung
+from qatladder.validation import carry, carry_over, expectations, finish_ladder, finish_run, plan, run_rung
 
 GATES = {"float": {"min": 0.9}, "calib": {"max_drop": 0.0}, "qat": {"max_drop": 0.0}, "int": {"max_drop": 0.0}}
 ALL = ["float", "calib", "qat", "int", "hbm", "board"]
@@ -25,7 +25,7 @@ ALL = ["float", "calib", "qat", "int", "hbm", "board"]
 def nights(slow_lab: Lab, quality_jobs: Any, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """A lab whose answers are carried over, and that is older than today."""
     monkeypatch.delenv("QATLADDER_CARRY_DAYS")
-    monkeypatch.setattr(onboard, "run_job", quality_jobs)
+    monkeypatch.setattr(expectations, "run_job", quality_jobs)
     age(slow_lab)
     return slow_lab
 

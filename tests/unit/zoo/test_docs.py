@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qatladder.settings import PROJECT
-from qatladder.zoo.schema import Artifacts, Entry, Target, ZooFile
+from qatladder.zoo.schema import Artifacts, Entry, Expectation, Target, ZooFile
 
 BLOCKS = [
     (path.name, text)
@@ -26,6 +26,9 @@ def test_a_block_is_read(page: str, text: str) -> None:
         Entry.model_validate(data)
     elif "environments" in data:
         ZooFile.model_validate(data)
+    elif "expectations" in data:
+        for expectation in data["expectations"]:
+            Expectation.model_validate(expectation)
     elif "artifacts" in data:
         Artifacts.model_validate(data["artifacts"])
         for target in data["targets"]:

@@ -43,6 +43,10 @@ def with_input(**changes: Any) -> dict[str, Any]:
     return data
 
 
+def expecting(**fields: Any) -> dict[str, Any]:
+    return entry(expectations=[{"output": "y", "statistic": "max", **fields}])
+
+
 def write(folder: Path, data: Any, name: str = "toy.yaml") -> Path:
     path = folder / name
     path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
@@ -74,6 +78,22 @@ def test_a_minimal_entry_validates_with_the_documented_defaults(tmp_path: Path) 
         (entry(gates={"float": {}}), "gates.float", "min, max_drop or both"),
         (entry(targets=[{"march": "bayes-e"}, {"march": "bayes-e"}]), "(file)", "share a name"),
         (entry(targets=[{"march": "nash"}]), "targets.0.march", "bayes"),
+        (expecting(), "expectations.0", "needs min, max or both"),
+        (expecting(min=2, max=1), "expectations.0", "min 2 is above max 1"),
+        (expecting(max=float("nan")), "expectations.0", "finite numbers"),
+        (expecting(statistic="mode", max=1), "expectations.0.statistic", "'min', 'max', 'mean', 'std'"),
+        (expecting(statistic="zero_share", max=20), "expectations.0", "0 to 1, not [20.0]"),
+        (expecting(statistic="entropy", max=-1), "expectations.0", "never below 0"),
+        (expecting(statistic="drift", min=0.1, max=0.2), "expectations.0", "no min and no mostly"),
+        (expecting(max=1, mostly=0), "expectations.0.mostly", "greater than 0"),
+        (expecting(max=1, maximum=2), "expectations.0.maximum", "Extra inputs"),
+        (expecting(max=1, target="bayes"), "(file)", "name target bayes; the entry's are bayes-e"),
+        (
+            entry(outputs=["y"], expectations=[{"output": "z", "statistic": "max", "max": 1}]),
+            "(file)",
+            "name the output z; the entry's are y",
+        ),
+        (entry(expectations=[{"output": "y", "statistic": "max", "max": 1}] * 2), "(file)", "ask twice for max of y on bayes-e"),
         (entry(model="../evil"), "model", "pattern"),
         (entry(version=1), "version", "string"),
         ([1, 2], "(file)", "dictionary"),
@@ -87,6 +107,22 @@ def test_a_mistake_is_named(tmp_path: Path, data: Any, field: str, hint: str) ->
     assert field in text
     assert hint in text
     assert "toy.yaml" in text
+
+
+def test_expectations_of_several_targets_and_statistics_are_read() -> None:
+    items = [
+        {"output": "y", "statistic": "max", "max": 100, "target": "bayes-e"},
+        {"output": "y", "statistic": "max", "max": 120, "target": "old"},
+        {"output": "y", "statistic": "min", "min": 0, "mostly": 0.9},
+        {"output": "y", "statistic": "drift", "max": 1},
+    ]
+    found = Entry.model_validate(entry(targets=[{"march": "bayes-e"}, {"march": "bayes", "name": "old"}], expectations=items))
+    assert [(item.min, item.max, item.mostly) for item in found.expectations] == [
+        (None, 100, 1),
+        (None, 120, 1),
+        (0, None, 0.9),
+        (None, 1, 1),
+    ]
 
 
 @pytest.mark.parametrize("type_rt", list(RUNTIME_TYPES))
