@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -251,8 +252,8 @@ def installed(environment: Environment, work: Path) -> str:
     """
     name = repr(environment)
     if name not in _INSTALLED:
-        folder = work / f"installed-{hashlib.sha256(name.encode()).hexdigest()[:16]}-{time.monotonic_ns()}"
-        answer = run_job(environment, "qatladder.runner.probe:probe", {}, folder, timeout=600)
+        with tempfile.TemporaryDirectory(prefix="installed-", dir=work) as folder:
+            answer = run_job(environment, "qatladder.runner.probe:probe", {}, Path(folder), timeout=600)
         _INSTALLED[name] = hashlib.sha256(f"{name} {answer.environment['sha256']}".encode()).hexdigest()
     return _INSTALLED[name]
 
