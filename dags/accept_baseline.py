@@ -44,7 +44,9 @@ def accept_baseline() -> None:
         task_id="approve",
         subject="{{ ti.xcom_pull(task_ids='propose')['subject'] }}",
         body="{{ ti.xcom_pull(task_ids='propose')['body'] }}",
-        params={"why": Param("", type="string", title="Why", description="The reason; kept with the baseline.", minLength=3)},
+        params={
+            "why": Param("", type="string", title="Why", description="The reason; kept with the baseline. Without one nothing is accepted.")
+        },
         response_timeout=timedelta(days=7),
     )
     propose() >> approve >> accept()
