@@ -104,6 +104,7 @@ def _ladder_view(ladder: Mapping[str, Any], index: int) -> dict[str, Any]:
         **ladder,
         "anchor": f"ladder-{index}",
         "carried": _carried(ladder["rungs"]),
+        "trend": ladder.get("trend"),
         "checks": checks,
         "deciding": next((check for check in checks if check["id"] == ladder.get("deciding_check")), None),
         "strip": [{"rung": name, "state": state, "symbol": _symbol(state)} for name, state in states.items()],
