@@ -127,7 +127,7 @@ def _runs(store: Store, keep_nights: int, now: float) -> Kept:
         if run in RECORDS or run in kept.runs:
             continue
         if run not in whole:
-            reason = "unfinished" if newest[run] > now - 86400 * GRACE_DAYS else ""
+            reason = "unfinished" if newest[run] > now - 86400 * GRACE_DAYS or run in baselines else ""
         elif whole[run].started[:10] in nights:
             reason = "new"
         elif any(verdict != "ship" for *_, verdict in whole[run].ladders):

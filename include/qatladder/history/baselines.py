@@ -4,13 +4,14 @@
 
 Without anybody's doing it is the newest night on which the ladder shipped and nothing in it had become worse. Somebody may accept
 another night (`promote`): such a baseline stays until somebody accepts the next one, and says who, when and why. A version that has none
-yet is held against the newest of its model's other versions on the same target.
+yet is held against the highest version below it, else the highest, of its model on the same target.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -62,12 +63,17 @@ def baseline_of(store: Store, model: str, version: str, target: str, run_id: str
         run_id: the run that asks; it is never held against itself, also when it asks a second time.
     """
     own = _read(store, _key(model, version, target))
-    if own is not None and own.run_id == run_id:
+    while own is not None and own.run_id == run_id:
         own = Baseline(model, version, target, **own.before[0], before=own.before[1:]) if own.before else None
     if own is not None:
         return own
     others = [item for item in baselines(store, model) if item.target == target and item.version != version]
-    return max(others, key=lambda item: item.time, default=None)
+    return max(others, key=lambda item: (_natural(item.version) < _natural(version), _natural(item.version), item.time), default=None)
+
+
+def _natural(version: str) -> list[tuple[int, int, str]]:
+    """Versions in the order people count: all of a model's are validated in the same nights, so times do not tell them apart."""
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]
 
 
 def baselines(store: Store, model: str | None = None) -> Iterator[Baseline]:

@@ -92,16 +92,19 @@ def paired_bootstrap(delta: float, deltas: Sequence[float], differing: int) -> P
     found = np.asarray(deltas, float)
     error = float(found.std(ddof=1)) if found.size > 1 else 0.0
     method = f"paired bootstrap of {found.size} resamples, {differing} samples predicted differently"
-    if error == 0.0:
+    if found.size < 2 or (error <= 1e-12 * abs(delta) and delta == 0.0):
         return Paired(delta, None, None, 1.0, 1.0, None, method)
+    if error <= 1e-12 * abs(delta):  # the same change in every resample, such as all samples wrong that were all right
+        p = _possible(0.0, differing)
+        return Paired(delta, None, None, p if delta < 0 else 1.0, p if delta > 0 else 1.0, (delta, delta), method)
     low, high = (float(value) for value in np.quantile(found, (0.025, 0.975)))
     z = delta / error
     return Paired(
         delta,
         None,
         None,
-        _possible(float(stats.norm.cdf(z)), differing),
-        _possible(float(stats.norm.sf(z)), differing),
+        _possible(float(stats.t.cdf(z, found.size - 1)), differing),  # the error is an estimate of so many resamples
+        _possible(float(stats.t.sf(z, found.size - 1)), differing),
         (low, high),
         method,
     )

@@ -242,10 +242,6 @@ def _speed(rung: RungResult, before: RungResult, past: Past, policy: Policy) -> 
     )
     nights = list((past.series or {}).get("board.perf", ()))
     movement.samples = len(nights)
-    if rung.carried:
-        movement.verdict, movement.why = "no_regression", "not measured again: nothing that determines it has changed"
-        yield movement
-        return
     if len(nights) < LEAST_NIGHTS:
         movement.why = f"{_told(movement)}; measured on {len(nights)} nights before, its scatter is known from {LEAST_NIGHTS} on"
         yield movement
@@ -253,7 +249,8 @@ def _speed(rung: RungResult, before: RungResult, past: Past, policy: Policy) -> 
     middle = statistics.median(nights)
     scatter = max(1.4826 * statistics.median(abs(night - middle) for night in nights), 0.002 * middle)
     t = (value - middle) / (scatter * (1 + 1 / len(nights)) ** 0.5)
-    p_worse, p_better = float(stats.t.sf(t, len(nights) - 1)), float(stats.t.cdf(t, len(nights) - 1))
+    freedom = 0.37 * (len(nights) - 1)  # a median deviation knows as much of a scatter as a standard one of so many nights
+    p_worse, p_better = float(stats.t.sf(t, freedom)), float(stats.t.cdf(t, freedom))
     movement.method = f"against the scatter of {len(nights)} nights, {scatter:.3g} ms around {middle:.6g} ms"
     movement.baseline, movement.delta = middle, value - middle
     changed = change_point([*nights, value])
@@ -261,12 +258,12 @@ def _speed(rung: RungResult, before: RungResult, past: Past, policy: Policy) -> 
         at, level, since = changed
         count = len(nights) + 1
         p = min(1.0, count * float(stats.mannwhitneyu([*nights, value][at:], [*nights, value][:at], alternative="two-sided").pvalue) / 2)
-        if p < min(p_worse, p_better):
+        if p < min(p_worse, p_better):  # of two tests the better one: twice its probability, below
             p_worse, p_better = (p, 1.0) if since > level else (1.0, p)
             movement.baseline, movement.delta = level, since - level
             movement.method = f"change of level {count - at} nights ago, {level:.6g} -> {since:.6g} ms"
     matters = abs(movement.delta) > policy.min_growth * movement.baseline
-    yield _Test(movement, p_worse, p_better, matters)
+    yield _Test(movement, min(1.0, 2 * p_worse), min(1.0, 2 * p_better), matters)
 
 
 def _trend(result: LadderResult, past: Past, movements: Sequence[Movement]) -> dict[str, Any]:
