@@ -57,15 +57,16 @@ def paired_scores(before: Sequence[float], now: Sequence[float]) -> Paired:
         p_worse = float(stats.binomtest(worse, worse + better, 0.5, alternative="greater").pvalue)
         p_better = float(stats.binomtest(better, worse + better, 0.5, alternative="greater").pvalue)
         return Paired(delta, worse, better, p_worse, p_better, None, f"exact McNemar on {worse + better} flipped samples")
+    tie = 1e-9 * float(np.abs(moved).sum())  # sums in another order differ in their last bits
     if moved.size <= EXACT_PAIRS:
         signs = 1 - 2 * ((np.arange(2**moved.size)[:, None] >> np.arange(moved.size)) & 1)
         sums, method = signs @ np.abs(moved), f"exact sign-flip test on {moved.size} samples"
-        p_worse = float((sums <= moved.sum() + 1e-12).mean())
-        p_better = float((sums >= moved.sum() - 1e-12).mean())
+        p_worse = float((sums <= moved.sum() + tie).mean())
+        p_better = float((sums >= moved.sum() - tie).mean())
         return Paired(delta, worse, better, p_worse, p_better, None, method)
     rng = np.random.default_rng(20261127)
     sums = np.concatenate([(rng.integers(0, 2, (1000, moved.size)) * 2 - 1) @ np.abs(moved) for _ in range(20)])
-    p_worse, p_better = float(((sums <= moved.sum()).sum() + 1) / 20001), float(((sums >= moved.sum()).sum() + 1) / 20001)
+    p_worse, p_better = float(((sums <= moved.sum() + tie).sum() + 1) / 20001), float(((sums >= moved.sum() - tie).sum() + 1) / 20001)
     method = f"sign-flip test on {moved.size} samples"
     if min(p_worse, p_better) < 1e-3:  # beyond what the permutations resolve
         z = float(moved.sum() / math.sqrt(float((moved**2).sum())))
