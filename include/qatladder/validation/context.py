@@ -155,7 +155,7 @@ def external_data(model: Path) -> dict[str, str | None]:
         return {}
     names = set()
     with open(model, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for found in _LOCATION.finditer(content):  # type: ignore[arg-type]
+        for found in _LOCATION.finditer(content):
             name = content[found.end() : found.end() + found.group(1)[0]]
             if found.group(1)[0] < 128:
                 names.add(name.decode("utf-8", "replace"))
