@@ -129,7 +129,7 @@ def _runs(store: Store, keep_nights: int, now: float) -> Kept:
         if run in RECORDS or run in kept.runs:
             continue
         if run not in whole:
-            reason = "unfinished" if newest[run] > now - 86400 * GRACE_DAYS else ""
+            reason = "unfinished" if newest[run] > now - 86400 * GRACE_DAYS or run in baselines else ""
         elif whole[run].started[:10] in nights:
             reason = "new"
         elif any(verdict != "ship" for *_, verdict in whole[run].ladders):
@@ -152,7 +152,8 @@ def _accepted(store: Store) -> set[str]:
     runs = set()
     for key in list(store.keys("baselines/")):
         try:
-            runs.add(safe_name(json.loads(store.read_key(key))["run_id"]))
+            data = json.loads(store.read_key(key))
+            runs |= {safe_name(item["run_id"]) for item in (data, data.get("anchor") or data)}
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:

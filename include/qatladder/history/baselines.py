@@ -4,14 +4,15 @@
 
 Without anybody's doing it is the newest night on which the ladder shipped and nothing in it had become worse. Somebody may accept
 another night (`promote`): such a baseline stays until somebody accepts the next one, and says who, when and why. A version that has none
-yet is held against the newest of its model's other versions on the same target.
+yet is held against the highest version below it, else the highest, of its model on the same target.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ class Baseline:
         by, why: who accepted it and the reason; empty for one that nobody had to accept.
         accepted: when (ISO 8601, UTC).
         before: what it replaced, newest first: `run_id`, `time`, `by`, `why`, `accepted`; of those nobody accepted only one.
+        anchor: the last result that somebody accepted, else the first of all: `version`, `run_id`, `time`; empty when this is it. Held against it,
+            small losses cannot add up unseen while the baseline moves on from night to night.
     """
 
     model: str
@@ -48,6 +51,14 @@ class Baseline:
     why: str = ""
     accepted: str = ""
     before: tuple[dict[str, str], ...] = field(default=())
+    anchor: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def anchored(self) -> Baseline | None:
+        """The anchor as a baseline; None when this is it."""
+        if not self.anchor:
+            return None
+        return Baseline(self.model, self.anchor["version"], self.target, self.anchor["run_id"], self.anchor["time"])
 
     @property
     def approved(self) -> bool:
@@ -62,12 +73,18 @@ def baseline_of(store: Store, model: str, version: str, target: str, run_id: str
         run_id: the run that asks; it is never held against itself, also when it asks a second time.
     """
     own = _read(store, _key(model, version, target))
-    if own is not None and own.run_id == run_id:
-        own = Baseline(model, version, target, **own.before[0], before=own.before[1:]) if own.before else None
+    while own is not None and own.run_id == run_id:
+        anchor = {} if own.anchor.get("run_id") == (own.before[0]["run_id"] if own.before else "") else own.anchor
+        own = Baseline(model, version, target, **own.before[0], before=own.before[1:], anchor=anchor) if own.before else None
     if own is not None:
         return own
     others = [item for item in baselines(store, model) if item.target == target and item.version != version]
-    return max(others, key=lambda item: item.time, default=None)
+    return max(others, key=lambda item: (_natural(item.version) < _natural(version), _natural(item.version), item.time), default=None)
+
+
+def _natural(version: str) -> list[tuple[int, int, str]]:
+    """Versions in the order people count: all of a model's are validated in the same nights, so times do not tell them apart."""
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", version) if part]
 
 
 def baselines(store: Store, model: str | None = None) -> Iterator[Baseline]:
@@ -85,7 +102,9 @@ def advance(store: Store, model: str, version: str, target: str, run_id: str, ti
     if known is not None and (known.approved or known.time > time):
         return False
     if known is None or known.run_id != run_id:
-        _write(store, Baseline(model, version, target, run_id, time, before=(_short(known),) if known else ()))
+        held = baseline_of(store, model, version, target, run_id)
+        anchor = {} if held is None else held.anchor or {"version": held.version, "run_id": held.run_id, "time": held.time}
+        _write(store, Baseline(model, version, target, run_id, time, before=(_short(known),) if known else (), anchor=anchor))
     return True
 
 
@@ -109,19 +128,23 @@ def promote(store: Store, run_id: str, model: str, target: str | None, version: 
             found=", ".join(f"{item['model']} {item['version']} @ {item['target']}" for item in ladders) or "no ladder of this model",
             next_step="`qatladder history show MODEL` lists the runs of a model",
         )
-    bad = [ladder for ladder in chosen if ladder["verdict"] != "ship"]
+    _must_ship(run_id, chosen)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return [_promoted(store, ladder, run_id, by.strip(), why.strip(), now) for ladder in chosen]
+
+
+def _must_ship(run_id: str, ladders: Sequence[Mapping[str, Any]]) -> None:
+    bad = [ladder for ladder in ladders if ladder["verdict"] != "ship"]
     if bad:
         raise ConfigError(
             "only a ladder that ships can be a baseline",
             run=run_id,
-            model=model,
+            model=bad[0]["model"],
             target=bad[0]["target"],
             expected="ship",
             found=f"{bad[0]['verdict']}: {bad[0]['why']}",
             next_step="correct the gate in the zoo entry if the result is good enough, validate again, and accept that run",
         )
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return [_promoted(store, ladder, run_id, by.strip(), why.strip(), now) for ladder in chosen]
 
 
 def proposal(store: Store, history: History, model: str, target: str | None, version: str | None, run_id: str | None) -> dict[str, str]:
@@ -155,6 +178,7 @@ def proposal(store: Store, history: History, model: str, target: str | None, ver
     ]
     if not chosen:
         raise ConfigError("the run has no such ladder", run=run_id, model=model, next_step="`qatladder history show MODEL` lists the runs")
+    _must_ship(run_id, chosen)
     lines = [f"Run `{run_id}` of {report['run']['started']}.", ""]
     for item in chosen:
         lines += [f"**{item['model']} {item['version']} on {item['target']}: {item['verdict']}**", ""]

@@ -57,15 +57,16 @@ def paired_scores(before: Sequence[float], now: Sequence[float]) -> Paired:
         p_worse = float(stats.binomtest(worse, worse + better, 0.5, alternative="greater").pvalue)
         p_better = float(stats.binomtest(better, worse + better, 0.5, alternative="greater").pvalue)
         return Paired(delta, worse, better, p_worse, p_better, None, f"exact McNemar on {worse + better} flipped samples")
+    tie = 1e-9 * float(np.abs(moved).sum())  # sums in another order differ in their last bits
     if moved.size <= EXACT_PAIRS:
         signs = 1 - 2 * ((np.arange(2**moved.size)[:, None] >> np.arange(moved.size)) & 1)
         sums, method = signs @ np.abs(moved), f"exact sign-flip test on {moved.size} samples"
-        p_worse = float((sums <= moved.sum() + 1e-12).mean())
-        p_better = float((sums >= moved.sum() - 1e-12).mean())
+        p_worse = float((sums <= moved.sum() + tie).mean())
+        p_better = float((sums >= moved.sum() - tie).mean())
         return Paired(delta, worse, better, p_worse, p_better, None, method)
     rng = np.random.default_rng(20261127)
     sums = np.concatenate([(rng.integers(0, 2, (1000, moved.size)) * 2 - 1) @ np.abs(moved) for _ in range(20)])
-    p_worse, p_better = float(((sums <= moved.sum()).sum() + 1) / 20001), float(((sums >= moved.sum()).sum() + 1) / 20001)
+    p_worse, p_better = float(((sums <= moved.sum() + tie).sum() + 1) / 20001), float(((sums >= moved.sum() - tie).sum() + 1) / 20001)
     method = f"sign-flip test on {moved.size} samples"
     if min(p_worse, p_better) < 1e-3:  # beyond what the permutations resolve
         z = float(moved.sum() / math.sqrt(float((moved**2).sum())))
@@ -92,16 +93,19 @@ def paired_bootstrap(delta: float, deltas: Sequence[float], differing: int) -> P
     found = np.asarray(deltas, float)
     error = float(found.std(ddof=1)) if found.size > 1 else 0.0
     method = f"paired bootstrap of {found.size} resamples, {differing} samples predicted differently"
-    if error == 0.0:
+    if found.size < 2 or (error <= 1e-12 * abs(delta) and delta == 0.0):
         return Paired(delta, None, None, 1.0, 1.0, None, method)
+    if error <= 1e-12 * abs(delta):  # the same change in every resample, such as all samples wrong that were all right
+        p = _possible(0.0, differing)
+        return Paired(delta, None, None, p if delta < 0 else 1.0, p if delta > 0 else 1.0, (delta, delta), method)
     low, high = (float(value) for value in np.quantile(found, (0.025, 0.975)))
     z = delta / error
     return Paired(
         delta,
         None,
         None,
-        _possible(float(stats.norm.cdf(z)), differing),
-        _possible(float(stats.norm.sf(z)), differing),
+        _possible(float(stats.t.cdf(z, found.size - 1)), differing),  # the error is an estimate of so many resamples
+        _possible(float(stats.t.sf(z, found.size - 1)), differing),
         (low, high),
         method,
     )

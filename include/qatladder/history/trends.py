@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qatladder.history.baselines import Baseline
@@ -27,6 +27,9 @@ WORST_FIRST = ("regression", "suspicious", "progression", "new", "insufficient_d
 
 COMPILED = ("latency_ms", "ddr_mb", "size_mb")
 """Figures of hbm.compile; the compiler gives the same ones for the same model."""
+
+SINCE_ANCHOR = " in the long run"
+"""Behind the name of a figure that is held against the baseline's anchor."""
 
 LEAST_NIGHTS = 8
 """Measured nights before a noisy figure is judged by its own scatter."""
@@ -91,7 +94,7 @@ class Past:
     """What is known of a ladder before tonight.
 
     Attributes:
-        baseline: the accepted result, `before` its rungs.
+        baseline: the accepted result, `before` its rungs, `anchor` those of its anchor if that is another result.
         previous: (run, time, verdict) of its last run; None when there was none.
         series: by check, what earlier nights measured of board.perf, oldest first.
     """
@@ -100,6 +103,7 @@ class Past:
     before: Mapping[Rung, RungResult] | None = None
     previous: tuple[str, str, str] | None = None
     series: Mapping[str, Sequence[float]] | None = None
+    anchor: Mapping[Rung, RungResult] | None = None
 
 
 def judge_night(night: Sequence[tuple[LadderResult, Past]], policy: Policy) -> list[dict[str, Any]]:
@@ -122,7 +126,8 @@ def judge_night(night: Sequence[tuple[LadderResult, Past]], policy: Policy) -> l
     better = holm({name: test.p_better for name, test in tests.items()})
     for name, test in tests.items():
         _decide(test, worse[name], better[name], policy, len(tests))
-    return [_trend(result, past, found) for (result, past), found in zip(night, movements, strict=True)]
+    told = [[item for item in found if item.verdict != "no_regression" or not item.metric.endswith(SINCE_ANCHOR)] for found in movements]
+    return [_trend(result, past, found) for (result, past), found in zip(night, told, strict=True)]
 
 
 def _decide(test: _Test, worse: float, better: float, policy: Policy, tests: int) -> None:
@@ -157,9 +162,15 @@ def _observed(result: LadderResult, past: Past, policy: Policy) -> Iterator[Move
         yield from _fallen(rung, before, past.baseline)
         if rung.facts.get("paired"):
             yield _accuracy(rung, same, rung.facts["paired"], policy)
+        if (rung.facts.get("paired_anchor") or {}).get("p_worse") is not None and not rung.facts["paired_anchor"].get("identical"):
+            crept = _accuracy(rung, False, rung.facts["paired_anchor"], policy)
+            assert isinstance(crept, _Test)
+            crept.movement.metric += SINCE_ANCHOR
+            yield replace(crept, p_better=1.0)  # better than long ago is no news
         if before is not None:
             if rung.rung is Rung.HBM:
                 yield from _compiled(rung, before, past.baseline, policy)
+                yield from _crept(rung, past, policy)
             if rung.rung is Rung.BOARD:
                 yield from _speed(rung, before, past, policy)
 
@@ -216,6 +227,19 @@ def _compiled(rung: RungResult, before: RungResult, baseline: Baseline, policy: 
         yield _deterministic("hbm.compile", name, float(value), float(held), baseline, policy, "the compiler's figures have no scatter")
 
 
+def _crept(rung: RungResult, past: Past, policy: Policy) -> Iterator[Movement]:
+    """Compiler figures that grew little by little since the anchor; one that did not is not worth a line."""
+    assert past.baseline is not None
+    old = (past.anchor or {}).get(rung.rung)
+    anchor = past.baseline.anchored
+    if old is None or anchor is None:
+        return
+    for movement in _compiled(rung, old, anchor, policy):
+        if movement.verdict == "regression":
+            movement.metric += SINCE_ANCHOR
+            yield movement
+
+
 def _deterministic(check_id: str, name: str, value: float, held: float, baseline: Baseline, policy: Policy, method: str) -> Movement:
     """A figure without scatter, lower is better."""
     growth = value / held - 1
@@ -242,10 +266,6 @@ def _speed(rung: RungResult, before: RungResult, past: Past, policy: Policy) -> 
     )
     nights = list((past.series or {}).get("board.perf", ()))
     movement.samples = len(nights)
-    if rung.carried:
-        movement.verdict, movement.why = "no_regression", "not measured again: nothing that determines it has changed"
-        yield movement
-        return
     if len(nights) < LEAST_NIGHTS:
         movement.why = f"{_told(movement)}; measured on {len(nights)} nights before, its scatter is known from {LEAST_NIGHTS} on"
         yield movement
@@ -253,7 +273,8 @@ def _speed(rung: RungResult, before: RungResult, past: Past, policy: Policy) -> 
     middle = statistics.median(nights)
     scatter = max(1.4826 * statistics.median(abs(night - middle) for night in nights), 0.002 * middle)
     t = (value - middle) / (scatter * (1 + 1 / len(nights)) ** 0.5)
-    p_worse, p_better = float(stats.t.sf(t, len(nights) - 1)), float(stats.t.cdf(t, len(nights) - 1))
+    freedom = 0.37 * (len(nights) - 1)  # a median deviation knows as much of a scatter as a standard one of so many nights
+    p_worse, p_better = float(stats.t.sf(t, freedom)), float(stats.t.cdf(t, freedom))
     movement.method = f"against the scatter of {len(nights)} nights, {scatter:.3g} ms around {middle:.6g} ms"
     movement.baseline, movement.delta = middle, value - middle
     changed = change_point([*nights, value])
@@ -261,12 +282,12 @@ def _speed(rung: RungResult, before: RungResult, past: Past, policy: Policy) -> 
         at, level, since = changed
         count = len(nights) + 1
         p = min(1.0, count * float(stats.mannwhitneyu([*nights, value][at:], [*nights, value][:at], alternative="two-sided").pvalue) / 2)
-        if p < min(p_worse, p_better):
+        if p < min(p_worse, p_better):  # of two tests the better one: twice its probability, below
             p_worse, p_better = (p, 1.0) if since > level else (1.0, p)
             movement.baseline, movement.delta = level, since - level
             movement.method = f"change of level {count - at} nights ago, {level:.6g} -> {since:.6g} ms"
     matters = abs(movement.delta) > policy.min_growth * movement.baseline
-    yield _Test(movement, p_worse, p_better, matters)
+    yield _Test(movement, min(1.0, 2 * p_worse), min(1.0, 2 * p_better), matters)
 
 
 def _trend(result: LadderResult, past: Past, movements: Sequence[Movement]) -> dict[str, Any]:

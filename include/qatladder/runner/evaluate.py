@@ -240,12 +240,21 @@ def resample(adapter: str, options: Dict[str, Any], before: str, now: str, targe
     everything = range(len(truth))
     deadline, progress = time.monotonic() + seconds, Progress("resampled", resamples)
     deltas: List[float] = []
-    while len(deltas) < resamples and (len(deltas) < 50 or time.monotonic() < deadline):
+    drawn = 0
+    while len(deltas) < resamples and (drawn < 50 or time.monotonic() < deadline):
+        drawn += 1
         chosen = rng.integers(0, len(truth), len(truth)).tolist()
         delta = of(new, chosen) - of(old, chosen)
         if np.isfinite(delta):
             deltas.append(delta)
         progress.at(len(deltas))
+    if 2 * len(deltas) < drawn:
+        raise RunnerError(
+            "the metric does not exist on most resamples, so its change cannot be tested",
+            expected="a finite metric on samples drawn with replacement",
+            found="{} of {}".format(len(deltas), drawn),
+            next_step="let `score` leave out what has no samples (a class, say) instead of dividing by zero",
+        )
     differing = sum(one != other for one, other in zip(old, new))
     return {"before": of(old, everything), "now": of(new, everything), "deltas": deltas, "differing": differing}
 

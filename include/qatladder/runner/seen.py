@@ -11,10 +11,12 @@ sizes and times of its files.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import stat
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set
@@ -24,12 +26,23 @@ State = Optional[List[Any]]
 BLIND_MODULES = ("cv2", "h5py", "lmdb", "decord", "av", "nvidia.dali", "tensorflow", "netCDF4", "tables", "zarr")
 """Packages that open files on their own, past the interpreter."""
 
-_OTHER_START_METHODS = ("multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver")
+BLIND_CALLS = ("InferenceSession(", "read_table(", "jit.load(", "read_image(", "read_video(", "VideoReader(")
+"""Calls in the adapter's own code that open files past the interpreter, of packages that are imported for other reasons, too."""
+
+_OTHER_START_METHODS = (
+    "multiprocessing.popen_spawn_posix",
+    "multiprocessing.popen_forkserver",
+    "joblib.externals.loky.backend.popen_loky_posix",
+    "loky.backend.popen_loky_posix",
+)
 
 _HARMLESS = ("ldconfig", "uname", "gcc", "cc", "ld", "objdump", "lscpu", "nvidia-smi")
 """Programs that libraries start to learn about the machine; they read no data."""
 
 _OF_THE_MACHINE = ("/proc", "/sys", "/dev")
+
+CHANGED = "changed while it ran"
+"""End of the reason that nothing an entry declares takes away: what was read is not what is there."""
 
 
 class Watch:
@@ -43,7 +56,9 @@ class Watch:
     def __init__(self, notes: Path, ignored: Sequence[str] = ()) -> None:
         self.started = time.time_ns()
         self._notes = notes
-        own = [sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(__file__).resolve().parents[1]), *_OF_THE_MACHINE]
+        # not the whole prefix: an environment may be made around a project, and /usr holds more than Python
+        installed = [path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib")]
+        own = [*installed, os.path.dirname(os.__file__), str(Path(__file__).resolve().parents[1]), *_OF_THE_MACHINE]
         folders = [*own, *(path for path in sys.path if path.endswith(("site-packages", "dist-packages"))), *ignored, str(notes)]
         self._ignored = tuple({os.path.realpath(folder) for folder in folders} | set(folders))
         self._told: Set[str] = set()
@@ -61,6 +76,9 @@ class Watch:
                 # the importer lists the folders it searches; what it finds there is noted as a module
                 if "importlib" not in sys._getframe(1).f_code.co_filename:
                     self._note("folder", args[0] if args[0] is not None else ".")
+            elif event == "ctypes.dlopen":
+                if isinstance(args[0], (str, bytes)) and "/" in os.fsdecode(args[0]):
+                    self._note("file", args[0])
             elif event == "sqlite3.connect":
                 self._note("file", args[0])
             elif event == "socket.connect":
@@ -77,8 +95,8 @@ class Watch:
 
     def _opened(self, path: Any, mode: Any, flags: Any) -> None:
         writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
-        if isinstance(mode, str):
-            writes = any(letter in mode for letter in "wax+")
+        if isinstance(flags, int) and flags & os.O_RDWR and not flags & (os.O_TRUNC | os.O_EXCL):
+            writes = 0  # what is there already may be read: numpy.memmap opens so unless told otherwise
         self._note("written" if writes else "file", path)
 
     def _note(self, kind: str, what: Any) -> None:
@@ -102,20 +120,49 @@ class Watch:
             noted[kind].add(text)
         modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         sources = {os.path.abspath(path) for path in modules if isinstance(path, str)}
-        files = {path for path in noted["file"] | sources if not _within(path, self._ignored) and not path.endswith(".pyc")} - noted[
-            "written"
-        ]
+        read = {_source(path) for path in noted["file"]} | sources
+        files = {path for path in read if not _within(path, self._ignored)} - noted["written"]
         blind = noted["blind"] | {"{} opens files on its own".format(name) for name in BLIND_MODULES if name in sys.modules}
         if any(name in sys.modules for name in _OTHER_START_METHODS):
             blind.add("it starts other processes of Python")
+        own = [path for path in sorted(files) if path.endswith(".py")]
+        blind |= {
+            "{} calls {}...), which opens files on its own".format(os.path.basename(path), call) for path in own for call in _calls(path)
+        }
         found = [(path, state_of(path)) for path in sorted(files) if not os.path.isdir(path)]
-        blind |= {"{} changed while it ran".format(path) for path, state in found if state and state[1] >= self.started}
+        blind |= {"{} {}".format(path, CHANGED) for path, state in found if state and max(state[1], _ctime(path)) >= self.started}
         folders = {path for path in noted["folder"] if not _within(path, self._ignored)}
         return {
             "files": [list(row) for row in found],
             "folders": [[path, listing_of(path)] for path in sorted(folders)],
             "blind": sorted(blind),
         }
+
+
+def _calls(path: str) -> List[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return []
+    return [call for call in BLIND_CALLS if call in text]
+
+
+def _source(path: str) -> str:
+    """The source of a cached module: it is compiled again when that changes, and perhaps nobody keeps the module where it is found."""
+    if path.endswith(".pyc"):
+        try:
+            return importlib.util.source_from_cache(path)
+        except ValueError:  # not of a cache: the module itself
+            pass
+    return path
+
+
+def _ctime(path: str) -> int:
+    try:
+        return os.stat(path).st_ctime_ns
+    except OSError:
+        return 0
 
 
 def _within(path: str, folders: Iterable[str]) -> bool:

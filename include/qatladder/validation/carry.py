@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -27,7 +28,7 @@ from qatladder.evidence.store import sha256_file
 from qatladder.ladder import Evidence, Rung, RungResult, Status
 from qatladder.runner import seen
 from qatladder.runner.client import Environment, run_job
-from qatladder.validation.context import Context, ladder_key
+from qatladder.validation.context import Context, external_data, ladder_key
 from qatladder.validation.expectations import learns_since
 
 RECORDS = "rungs"
@@ -71,6 +72,7 @@ def find(context: Context, health: Health) -> RungResult | None:
     Args:
         health: see `Health`.
     """
+    context.declared = list(_declared(context))
     if context.ladder.get("force") or context.ladder.get("layers") or context.settings.carry_days <= 0:
         return None
     started, clock = _now(), time.monotonic()
@@ -104,11 +106,14 @@ def keep(context: Context, result: RungResult) -> None:
     """Record an answer, if it may be carried over; `facts["not_carried"]` says why not."""
     sight = _together(context.seen)
     result.facts["determinants"] = {**result.facts.get("determinants", {}), **_read(context, sight)}
-    why = [*_reasons(context, result), *([] if context.entry.data or context.entry.data_version else sight["blind"])]
+    declared = bool(context.entry.data or context.entry.data_version)
+    why = [*_reasons(context, result), *(reason for reason in sight["blind"] if not declared or reason.endswith(seen.CHANGED))]
+    files, folders = _declared(context) if context.seen else ([], [])
+    if context.seen and not context.entry.data_version and [files, folders] != context.declared:
+        why.append(f"the declared data {seen.CHANGED}")
     if why:
         result.facts["not_carried"] = why
         return
-    files, folders = _declared(context) if context.seen else ([], [])
     record = {
         "rung": 1,
         "run_id": context.run_id,
@@ -137,18 +142,24 @@ def _key(context: Context) -> str:
     determinants: dict[str, Any] = {
         "ladder": ladder_key(ladder),
         "rung": str(rung),
-        "artifacts": {name: ladder["artifacts"].get(name) for name in _ARTIFACTS[rung]},
+        "artifacts": {name: _artifact(context, name) for name in _ARTIFACTS[rung]},
+        "ptq": None if context.target.ptq is None else context.target.ptq.model_dump(mode="json"),
         "entry": entry.model_dump(mode="json", exclude=_NOT_ASKED),
         "gate": entry.gates.model_dump(mode="json").get(str(rung)),
         "below": {str(below): _left(context, below) for below in _BELOW[rung]},
         "environment": None if rung is Rung.HBM else installed(context.zoo.environment(entry), context.settings.work),
         "code": code(),
     }
+    if rung is not Rung.HBM:  # another checkout of the zoo, on the same store, has other files under the same names
+        adapter = Path(context.zoo.adapter(entry).rpartition(":")[0])
+        determinants["adapter"] = [str(adapter), sha256_file(adapter)[0] if adapter.is_file() else None, str(context.zoo.artifact_root)]
     if rung in (Rung.INT, Rung.HBM, Rung.BOARD):
         toolchain = context.toolchain
+        given = context.target.environment or (None if context.target.toolchain == "hmct" else entry.environment)
         determinants.update(
             fidelity=entry.fidelity.model_dump(mode="json"),
             target=context.target.model_dump(mode="json"),
+            tools=installed(context.zoo.environment_named(given, entry.model), context.settings.work) if given else None,
             toolchain=f"{type(toolchain).__module__}.{type(toolchain).__qualname__}",
             versions=None if toolchain.unavailable() else toolchain.versions(),
         )
@@ -159,6 +170,16 @@ def _key(context: Context) -> str:
         files = [context.zoo.folder / name for name in context.target.onboard.files]
         determinants["onboard"] = [sha256_file(path)[0] if path.is_file() else None for path in files]
     return hashlib.sha256(json.dumps(determinants, sort_keys=True).encode()).hexdigest()
+
+
+def _artifact(context: Context, name: str) -> Any:
+    """An artifact by content, with the files an ONNX keeps its weights in; None when the entry declares none."""
+    path = context.zoo.artifact(context.entry, name)
+    if path is None:
+        return None
+    digest = context.ladder["artifacts"].get(name, "missing")
+    beside = external_data(path)
+    return [digest, beside] if beside else digest
 
 
 def _left(context: Context, rung: Rung) -> Any:
@@ -179,8 +200,13 @@ def _together(reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
     folders: dict[str, Any] = {}
     blind: set[str] = set()
     for report in reports:
-        files.update({path: state for path, state in report["files"]})
-        folders.update({path: state for path, state in report["folders"]})
+        for path, state in report["files"]:
+            if path in files and (files[path] or [None])[-1] != (state or [None])[-1]:
+                blind.add(f"{path} {seen.CHANGED}")
+            files[path] = state
+        for path, state in report["folders"]:
+            if folders.setdefault(path, state) != state:
+                blind.add(f"what is in {path} {seen.CHANGED}")
         blind |= set(report["blind"])
     return {"files": sorted(files.items()), "folders": sorted(folders.items()), "blind": sorted(blind)}
 
@@ -191,7 +217,12 @@ def _declared(context: Context) -> tuple[list[Any], list[Any]]:
     for name in context.entry.data:
         root = context.zoo.artifact_root / name
         if root.is_dir():
-            folders += [[str(path), seen.listing_of(str(path))] for path in [root, *sorted(root.rglob("*"))] if path.is_dir()]
+            above: dict[str, set[str]] = {str(root): set()}
+            for folder, inside, _ in os.walk(root, followlinks=True):
+                real = above[folder] | {os.path.realpath(folder)}
+                inside[:] = sorted(item for item in inside if os.path.realpath(f"{folder}/{item}") not in real)
+                above.update({f"{folder}/{item}": real for item in inside})
+                folders.append([folder, seen.listing_of(folder)])
         else:
             files.append([str(root), seen.state_of(str(root))])
     return files, folders
@@ -254,7 +285,7 @@ def installed(environment: Environment, work: Path) -> str:
     if name not in _INSTALLED:
         with tempfile.TemporaryDirectory(prefix="installed-", dir=work) as folder:
             answer = run_job(environment, "qatladder.runner.probe:probe", {}, Path(folder), timeout=600)
-        _INSTALLED[name] = hashlib.sha256(f"{name} {answer.environment['sha256']}".encode()).hexdigest()
+        _INSTALLED[name] = hashlib.sha256(f"{name} {answer.environment['sha256']} {answer.value['contents']}".encode()).hexdigest()
     return _INSTALLED[name]
 
 

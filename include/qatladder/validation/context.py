@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +41,7 @@ class Context:
         connect: opens an SSH connection to a board; None for the product's own way.
         patience: seconds a board's job is waited for before `StillRunning` is raised; None waits for its end.
         seen: what the jobs of the model's own code read, a report of `qatladder.runner.seen` each.
+        declared: the state of what the entry says its adapter reads, before the rung ran.
     """
 
     ladder: dict[str, Any]
@@ -57,6 +60,7 @@ class Context:
     products: dict[str, Evidence] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     seen: list[dict[str, Any]] = field(default_factory=list)
+    declared: list[Any] = field(default_factory=lambda: [[], []])
 
     def earlier(self, rung: Rung) -> RungResult | None:
         """The result of another rung of this ladder in this run, if it has one."""
@@ -140,6 +144,23 @@ class Context:
         if answer.peak_memory_mb is not None:
             self.facts["peak_memory_mb"] = max(answer.peak_memory_mb, self.facts.get("peak_memory_mb", 0.0))
         return answer.value
+
+
+_LOCATION = re.compile(rb"\n\x08location\x12(.)", re.DOTALL)
+
+
+def external_data(model: Path) -> dict[str, str | None]:
+    """sha256 of the files beside an ONNX model that hold its weights, by name; its own bytes do not change when they do."""
+    if model.suffix != ".onnx" or not model.is_file() or not model.stat().st_size:
+        return {}
+    names = set()
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for found in _LOCATION.finditer(content):
+            name = content[found.end() : found.end() + found.group(1)[0]]
+            if found.group(1)[0] < 128:
+                names.add(name.decode("utf-8", "replace"))
+    beside = {name: model.parent / name for name in sorted(names)}
+    return {name: sha256_file(path)[0] if path.is_file() else None for name, path in beside.items()}
 
 
 def rung_file(ladder: dict[str, Any], rung: Rung) -> str:

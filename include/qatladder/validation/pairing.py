@@ -16,30 +16,38 @@ from qatladder.validation.context import Context, load_rung
 RESAMPLES, SECONDS = 1000, 120.0
 """Of a paired bootstrap; it takes at most so long, but for the first 50."""
 
+OTHER_SAMPLES = "the samples are not those of the baseline; if that is meant, accept this result: qatladder baseline accept"
+
 MIN_SAMPLES = 20
 """Fewer samples say nothing about a model."""
 
 
 def with_pairs(context: Context, result: RungResult) -> RungResult:
-    """The rung's result with `facts["paired"]`: its metric against the baseline's. Nothing that goes wrong here changes an answer."""
+    """The rung's result with its metric against the baseline's (`facts["paired"]`) and its anchor's (`facts["paired_anchor"]`).
+
+    Nothing that goes wrong here changes an answer.
+    """
     if "metrics" not in result.facts or "predictions" not in result.products:
         return result
     try:
         baseline = baseline_of(context.store, context.entry.model, context.entry.version, context.target.id, context.run_id)
         if baseline is None:
             return _with(result, None)
-        before = load_rung(context.store, baseline.run_id, context.ladder | {"version": baseline.version}, context.rung)
-        return _with(result, _paired(context, result, before, baseline))
+        paired = _paired(context, result, baseline, result.facts.get("paired"))
+        anchor = baseline.anchored
+        return _with(result, paired, _paired(context, result, anchor, result.facts.get("paired_anchor")) if anchor else None)
     except (QATLadderError, ValueError, KeyError, OSError) as error:
         context.log(f"{context.rung}: not paired with the baseline: {error}")
         return _with(result, {"reason": f"not paired with the baseline: {' '.join(str(error).split())}"})
 
 
-def _with(result: RungResult, paired: dict[str, Any] | None) -> RungResult:
-    return dataclasses.replace(result, facts={**result.facts, "paired": paired})
+def _with(result: RungResult, paired: dict[str, Any] | None, anchor: dict[str, Any] | None = None) -> RungResult:
+    return dataclasses.replace(result, facts={**result.facts, "paired": paired, "paired_anchor": anchor})
 
 
-def _paired(context: Context, result: RungResult, before: RungResult | None, baseline: Baseline) -> dict[str, Any]:
+def _paired(context: Context, result: RungResult, baseline: Baseline, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """The pair with a baseline; `earlier` is what a carried-over result says of it."""
+    before = load_rung(context.store, baseline.run_id, context.ladder | {"version": baseline.version}, context.rung)
     metric = result.facts["metric"]
     found: dict[str, Any] = {
         "metric": metric,
@@ -54,13 +62,12 @@ def _paired(context: Context, result: RungResult, before: RungResult | None, bas
         return {**found, "reason": f"the baseline has no {metric} of {context.rung}"}
     found["baseline"] = old
     if before.products["truth"].sha256 != result.products["truth"].sha256 or before.facts["count"] != result.facts["count"]:
-        return {**found, "reason": "the samples are not those of the baseline"}
+        return {**found, "reason": OTHER_SAMPLES}
     if before.products["predictions"].sha256 == result.products["predictions"].sha256:
         return {**found, "identical": True, **_told(Paired(0.0, 0, 0, 1.0, 1.0, None, "every sample is predicted as before"))}
-    known = (result.facts.get("paired") or {}).get("pair")
     pair = [before.products["predictions"].sha256, result.products["predictions"].sha256]
-    if known == pair:  # carried over: the same two sets of predictions
-        return {**result.facts["paired"], **found}
+    if earlier and earlier.get("pair") == pair:  # carried over: the same two sets of predictions
+        return {**earlier, **found}
     if result.facts["count"] < MIN_SAMPLES:
         return {**found, "reason": f"{result.facts['count']} samples say nothing about a model; {MIN_SAMPLES} do"}
     return {**found, "identical": False, "pair": pair, **_told(_test(context, before, result))}

@@ -22,7 +22,7 @@ from qatladder.errors import BrokenError
 from qatladder.evidence.store import sha256_file
 from qatladder.ladder import Evidence
 from qatladder.toolchains.base import Conversion, IntInput, IntModel, IntOutput
-from qatladder.validation.context import Context
+from qatladder.validation.context import Context, external_data
 
 RECORDS = "conversions"
 """Where the store keeps the records, as files of a run of that name."""
@@ -104,6 +104,7 @@ def _key(context: Context, model: Path, hbm: Path | None, calibration: dict[str,
     determinants = {
         "model": context.entry.model,
         "source": sha256_file(model)[0],
+        **({"beside": beside} if (beside := external_data(model)) else {}),
         "hbm": sha256_file(hbm)[0] if hbm else None,
         "calibration": {name: sha256_file(path)[0] for name, path in sorted(calibration.items())},
         "inputs": [spec.model_dump(mode="json") for spec in context.entry.inputs],

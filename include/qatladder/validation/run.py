@@ -21,7 +21,7 @@ from qatladder import __version__
 from qatladder.alerts.tell import in_report
 from qatladder.boards.jobs import StillRunning
 from qatladder.diagnosis import explain
-from qatladder.errors import BrokenError, ConfigError, QATLadderError
+from qatladder.errors import ArtifactError, BrokenError, ConfigError, QATLadderError
 from qatladder.evidence import Store, open_store
 from qatladder.evidence.store import safe_name, sha256_file
 from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
@@ -218,7 +218,13 @@ def run_rung(
             result = replace(with_pairs(context, result), seconds=round(time.monotonic() - clock, 2))
             try:
                 carry.keep(context, result)
-            except BrokenError as error:  # the answer stands; it is only found anew the next time
+            except (
+                QATLadderError,
+                OSError,
+                KeyError,
+                ValueError,
+                TypeError,
+            ) as error:  # the answer stands; it is only found anew next time
                 log(f"the answer is not recorded: {error}")
         context.store.write_run_file(run_id, rung_file(ladder, wanted), _json(result.to_json()))
     return result
@@ -236,15 +242,22 @@ def carry_over(
     for ladder in ladders:
         if "problem" in ladder or ladder.get("force"):
             continue
-        for name in ladder["rungs"]:
-            with _context(ladder, Rung(name), run_id, log, connect, None) as context:
-                result = _carried_over(context, partial(onboard.still_fit, known=known))
-                if result is None:
-                    break
-                context.store.write_run_file(run_id, rung_file(ladder, Rung(name)), _json(result.to_json()))
-        else:
-            whole.append(ladder)
+        try:
+            if all(_rung_over(ladder, Rung(name), run_id, log, connect, known) for name in ladder["rungs"]):
+                whole.append(ladder)
+        except (ConfigError, ArtifactError) as error:  # of this ladder: its own rungs say so, and the others' go on
+            log(f"{ladder['label']}: {error}")
     return whole
+
+
+def _rung_over(
+    ladder: dict[str, Any], rung: Rung, run_id: str, log: Log, connect: Callable[[Any], Any] | None, known: dict[str, Any]
+) -> bool:
+    with _context(ladder, rung, run_id, log, connect, None) as context:
+        result = _carried_over(context, partial(onboard.still_fit, known=known))
+        if result is not None:
+            context.store.write_run_file(run_id, rung_file(ladder, rung), _json(result.to_json()))
+    return result is not None
 
 
 def _carried_over(context: Context, health: carry.Health) -> RungResult | None:
@@ -308,8 +321,9 @@ def _raise(error: Exception) -> Answer:
 def _determinants(context: Context) -> dict[str, str]:
     """Hashes of what decides a rung's answer, besides the artifacts the checks hash themselves."""
     adapter = Path(context.zoo.adapter(context.entry).rpartition(":")[0])
+    entry = {name: value for name, value in context.ladder["entry"].items() if name not in ("owner", "description", "timeout_minutes")}
     return {
-        "entry": hashlib.sha256(json.dumps(context.ladder["entry"], sort_keys=True).encode()).hexdigest(),
+        "entry": hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest(),
         "adapter": sha256_file(adapter)[0] if adapter.is_file() else "missing",
         "qatladder": __version__,
     }
@@ -390,9 +404,9 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
     html_uri = store.write_run_file(run_id, "report.html", report_html(report).encode())
     try:
         write_facts(store, facts_of(results, run, [trend["verdict"] if trend else "" for trend in trends]), run)
-        advance_baselines(store, results, trends, run)
     finally:  # the run is whole without its facts: `qatladder history rebuild` makes them from it
         store.write_run_file(run_id, "manifest.json", _json(_manifest(run, results, store)))
+    advance_baselines(store, results, trends, run)  # only a whole run stays
     verdicts = [
         {
             "model": result.model,

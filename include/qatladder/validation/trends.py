@@ -14,6 +14,7 @@ from qatladder.history.trends import Past, Policy, judge_night
 from qatladder.ladder import LadderResult, Rung, RungResult, Verdict
 from qatladder.settings import Settings
 from qatladder.validation.context import load_rung
+from qatladder.validation.pairing import OTHER_SAMPLES
 from qatladder.zoo.load import load_zoo
 
 MISSING_DAYS = 7
@@ -22,6 +23,7 @@ MISSING_DAYS = 7
 SERIES_NIGHTS = 60
 
 Key = tuple[str, str, str]
+Series = dict[Key, dict[str, list[tuple[datetime.datetime, float]]]]
 
 
 def night_trends(
@@ -35,27 +37,38 @@ def night_trends(
     try:
         policy = Policy(**load_zoo(settings).trend)
         history = History(store, settings.home / "history").refresh()
-        previous, series = _previous(history, run), _series(history, run)
-        pasts = [_past(store, result, previous, series) for result in results]
-        trends = judge_night(list(zip(results, pasts, strict=True)), policy)
+        previous, series = _previous(history, run), _series(history, run, _measured(results))
+        pasts: list[Past | None] = []
+        problems = []
+        for result in results:
+            try:
+                pasts.append(_past(store, result, previous, series))
+            except (QATLadderError, OSError, ValueError, KeyError, TypeError) as error:
+                pasts.append(None)
+                problems.append(f"nothing is said about the trend of {result.model} {result.version}: {' '.join(str(error).split())}")
+        judged = iter(judge_night([(result, past) for result, past in zip(results, pasts, strict=True) if past is not None], policy))
+        trends = [None if past is None else next(judged) for past in pasts]
         missing = _missing(previous, {(item.model, item.version, item.target) for item in results}, run) if whole_zoo else []
     except (QATLadderError, OSError, ValueError, KeyError) as error:
         return [None] * len(results), [], f"nothing is said about trends: {' '.join(str(error).split())}"
-    return list(trends), missing, ""
+    return list(trends), missing, "; ".join(problems)
 
 
 def advance_baselines(
     store: Store, results: Sequence[LadderResult], trends: Sequence[dict[str, Any] | None], run: Mapping[str, Any]
 ) -> None:
-    """Every ladder that ships and in which nothing became worse is what the next nights are held against."""
+    """Every ladder that ships and in which nothing became worse is what the next nights are held against.
+
+    Not one on other samples than its baseline: nobody can say whether it became worse, so a person accepts it.
+    """
     for result, trend in zip(results, trends, strict=True):
-        if trend is not None and result.verdict is Verdict.SHIP and trend["verdict"] not in ("regression", "suspicious"):
+        if trend is None or result.verdict is not Verdict.SHIP or trend["verdict"] in ("regression", "suspicious"):
+            continue
+        if not any(OTHER_SAMPLES in item["why"] for item in trend["movements"]):
             advance(store, result.model, result.version, result.target, str(run["id"]), str(run["started"]))
 
 
-def _past(
-    store: Store, result: LadderResult, previous: Mapping[Key, tuple[str, str, str, str]], series: Mapping[Key, dict[str, list[float]]]
-) -> Past:
+def _past(store: Store, result: LadderResult, previous: Mapping[Key, tuple[str, str, str, str]], series: Series) -> Past:
     key = (result.model, result.version, result.target)
     last = previous.get(key)
     baseline = baseline_of(store, *key, run_id=result.run_id)
@@ -71,7 +84,14 @@ def _past(
                 model=result.model,
                 run=baseline.run_id,
             )
-    return Past(baseline, before, last[:3] if last else None, series.get(key))
+    anchor = None
+    if baseline is not None and baseline.anchor:
+        ladder = {"model": baseline.model, "version": baseline.anchor["version"], "target": baseline.target}
+        anchor = {rung: found for rung in Rung if (found := load_rung(store, baseline.anchor["run_id"], ladder, rung)) is not None}
+    # a level that somebody accepted is what the nights from then on are held against, not those before
+    since = datetime.datetime.fromisoformat(baseline.time).replace(microsecond=0) if baseline is not None and baseline.approved else None
+    nights = {check: [value for time, value in found if since is None or time >= since] for check, found in series.get(key, {}).items()}
+    return Past(baseline, before, last[:3] if last else None, nights, anchor)
 
 
 def _previous(history: History, run: Mapping[str, Any]) -> dict[Key, tuple[str, str, str, str]]:
@@ -80,7 +100,10 @@ def _previous(history: History, run: Mapping[str, Any]) -> dict[Key, tuple[str, 
         """
         SELECT model, version, target, arg_max(run_id, time) AS run_id, max(time) AS time, arg_max(verdict, time) AS verdict,
             arg_max(owner, time) AS owner
-        FROM facts WHERE run_id <> ? AND time <= CAST(? AS TIMESTAMPTZ) GROUP BY ALL
+        FROM facts SEMI JOIN (
+            SELECT run_id, model, version, target FROM facts GROUP BY ALL HAVING count(DISTINCT rung) = 6  -- no part of a ladder
+        ) USING (run_id, model, version, target)
+        WHERE run_id <> ? AND time <= CAST(? AS TIMESTAMPTZ) AND version <> '?' GROUP BY ALL
         """,
         [run["id"], run["started"]],
     )
@@ -90,20 +113,36 @@ def _previous(history: History, run: Mapping[str, Any]) -> dict[Key, tuple[str, 
     }
 
 
-def _series(history: History, run: Mapping[str, Any]) -> dict[Key, dict[str, list[float]]]:
+def _measured(results: Sequence[LadderResult]) -> dict[Key, str]:
+    """The run in which a board rung that is carried over was measured."""
+    return {
+        (result.model, result.version, result.target): rung.carried["run_id"]
+        for result in results
+        for rung in result.rungs
+        if rung.rung is Rung.BOARD and rung.carried
+    }
+
+
+def _series(history: History, run: Mapping[str, Any], measured: Mapping[Key, str]) -> Series:
     """What earlier nights measured of board.perf, oldest first: those that measured."""
     rows = history.ask(
         """
-        SELECT model, version, target, check_id, list(value ORDER BY time) AS found FROM facts
+        SELECT model, version, target, check_id, list(value ORDER BY time) AS found, list(run_id ORDER BY time) AS runs,
+            list(time ORDER BY time) AS times
+        FROM facts
         WHERE check_id = 'board.perf' AND value IS NOT NULL AND coalesce(carried_from, '') = '' AND run_id <> ?
             AND time <= CAST(? AS TIMESTAMPTZ)
         GROUP BY ALL
         """,
         [run["id"], run["started"]],
     )
-    found: dict[Key, dict[str, list[float]]] = {}
+    found: Series = {}
     for row in rows:
-        found.setdefault((row["model"], row["version"], row["target"]), {})[row["check_id"]] = row["found"][-SERIES_NIGHTS:]
+        key = (row["model"], row["version"], row["target"])
+        values = row["found"]
+        if measured.get(key) in row["runs"]:  # carried over: held against the nights before it was measured
+            values = values[: row["runs"].index(measured[key])]
+        found.setdefault(key, {})[row["check_id"]] = list(zip(row["times"], values, strict=False))[-SERIES_NIGHTS:]
     return found
 
 

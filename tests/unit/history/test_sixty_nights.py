@@ -190,3 +190,27 @@ def test_the_history_holds_every_trend(reports: Any, tmp_path: Path) -> None:
     assert len(rows) == sum(len(report["ladders"]) for report in nights)
     trends = {(row["run_id"], row["model"]): row["trend"] for row in rows}
     assert trends["nightly_sweep@041", "m07"] == "regression"
+
+
+def test_small_losses_do_not_add_up_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.8 % a week, of which no single one is beyond chance: the last accepted result is the anchor."""
+    monkeypatch.setenv("QATLADDER_HOME", str(tmp_path))
+    monkeypatch.delenv("QATLADDER_STORE", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    zoo = Zoo(open_store(load_settings()), tmp_path, seed=3, models=1, retrained=0.0, samples=1200)
+    (model,) = zoo.zoo
+    found = [verdicts(zoo.sweep())["m00"]]
+    for _ in range(10):
+        zoo.retrain(model, -0.008)
+        report = zoo.sweep()
+        found.append(verdicts(report)["m00"])
+        if found[-1] == "regression":
+            break
+    assert found[1] != "regression"
+    assert found[-1] == "regression"
+    moved = {item["metric"] for item in report["ladders"][0]["trend"]["movements"] if item["verdict"] == "regression"}
+    assert "top1 in the long run" in moved
+    held = baseline_of(zoo.store, "m00", "1", "bayes-e")
+    assert held is not None and held.anchor["run_id"] == "nightly_sweep@000"
+    promote(zoo.store, f"nightly_sweep@{zoo.night - 1:03d}", "m00", None, None, "a lead", "good enough")
+    assert verdicts(zoo.sweep())["m00"] == "no_regression"

@@ -14,6 +14,7 @@ from qatladder.reports.text import trend_text
 from qatladder.settings import load_settings
 from qatladder.validation import finish_run, plan, run_rung
 from qatladder.validation import trends as trends_module
+from qatladder.validation.pairing import OTHER_SAMPLES
 
 
 @pytest.fixture
@@ -105,9 +106,9 @@ def test_other_samples_or_too_few_are_insufficient(big: Lab, lab: Lab) -> None:
     adapter.write_text(adapter.read_text().replace("range(60 if", "range(61 if"))
     trend = ladder(climb("two"))
     assert trend["verdict"] == "insufficient_data"
-    assert {item["why"] for item in trend["movements"] if item["check_id"] == "float.accuracy"} == {
-        "the samples are not those of the baseline"
-    }
+    assert {item["why"] for item in trend["movements"] if item["check_id"] == "float.accuracy"} == {OTHER_SAMPLES}
+    held = baseline_of(open_store(load_settings()), "toy", "1", "bayes")
+    assert held is not None and held.run_id == "one", "a person accepts what cannot be compared"
 
 
 def test_a_ladder_that_is_gone_is_missing_only_when_the_whole_zoo_was_asked_for(big: Lab) -> None:
