@@ -126,6 +126,9 @@ def _common(home: Path) -> dict[str, str]:
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        # What a killed worker or scheduler had under way is noticed and tried again after a minute; Airflow's own default is five.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "GX_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",
     }

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -244,19 +245,34 @@ def trigger(client: AirflowClient, run_id: str, params: dict[str, Any]) -> None:
 def follow(client: AirflowClient, run_id: str, processes: Processes) -> str:
     """Print one line per rung and verdict as they end; return the run's final state."""
     shown: set[tuple[str, int, int]] = set()
+    heard = time.monotonic()
     while True:
-        state = str(client.get(f"dags/{SWEEP}/dagRuns/{run_id}")["state"])
-        for task in sorted(_tasks(client, run_id), key=lambda task: task["end_date"] or ""):
-            key = (task["task_id"], task["map_index"], task["try_number"])
-            if key in shown or task["state"] not in ("success", "failed", "skipped", "up_for_retry"):
-                continue
-            shown.add(key)
-            if task["map_index"] >= 0:
-                print(_line(client, run_id, task), flush=True)
+        try:
+            state = _show(client, run_id, shown)
+            heard = time.monotonic()
+        except (OSError, HTTPException) as error:  # busy, or gone
+            state = ""
+            if time.monotonic() - heard > START_LIMIT:
+                raise BrokenError(
+                    f"Airflow's API has not answered for {START_LIMIT:.0f} s", kind="airflow", found=error, next_step="read its log"
+                ) from error
         if state in ("success", "failed"):
             return state
         processes.check()
         time.sleep(1)
+
+
+def _show(client: AirflowClient, run_id: str, shown: set[tuple[str, int, int]]) -> str:
+    """Print what has ended since and is not `shown`; return the run's state."""
+    state = str(client.get(f"dags/{SWEEP}/dagRuns/{run_id}")["state"])
+    for task in sorted(_tasks(client, run_id), key=lambda task: task["end_date"] or ""):
+        key = (task["task_id"], task["map_index"], task["try_number"])
+        if key in shown or task["state"] not in ("success", "failed", "skipped", "up_for_retry"):
+            continue
+        if task["map_index"] >= 0:
+            print(_line(client, run_id, task), flush=True)
+        shown.add(key)
+    return state
 
 
 def conclude(settings: Settings, run_id: str, state: str, broken: list[str]) -> int:

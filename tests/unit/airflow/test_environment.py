@@ -71,6 +71,18 @@ def test_sqlite_gets_few_tasks_at_once(home):
     assert native({"QATLADDER_PARALLELISM": "8"})["AIRFLOW__CORE__PARALLELISM"] == "8"
 
 
+def test_what_was_killed_is_noticed_after_a_minute_not_after_airflows_five(home):
+    for environment in (native(), container_environment({})):
+        assert int(environment["AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"]) == 60
+        assert float(environment["AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL"]) == 30
+    assert (
+        container_environment({"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300"})[
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"
+        ]
+        == "300"
+    ), "what the container sets wins"
+
+
 def test_the_password_is_asked_for_unless_the_door_was_opened(home):
     assert native()["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
     assert native({"QATLADDER_UI_AUTH": "password"})["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from qatladder.airflow import services
 from qatladder.airflow.client import AirflowClient, ApiError
 from qatladder.airflow.names import run_key
+from qatladder.airflow.processes import Processes
 from qatladder.errors import BrokenError, ConfigError
 from qatladder.evidence import open_store
 from qatladder.ladder import LadderResult
@@ -183,6 +186,45 @@ def test_an_expired_token_is_renewed(api, monkeypatch):
     assert len(list(api.pages("things", "things"))) == 250
     monkeypatch.setattr(Api, "valid", "token-2")
     assert len(list(api.pages("things", "things"))) == 250
+
+
+class Silent:
+    """An API server that does not answer `failures` times, and then says that the run is over."""
+
+    def __init__(self, error, failures):
+        self.error, self.failures, self.asked = error, failures, 0
+
+    def get(self, path, **_):
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise self.error
+        return {"state": "success"}
+
+    def pages(self, *_):
+        return iter(())
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError(), IncompleteRead(b"")])
+def test_a_busy_api_server_is_asked_again(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(services.time, "sleep", lambda _: None)
+    client = Silent(error, 3)
+    assert services.follow(client, "r", Processes(tmp_path)) == "success"
+    assert client.asked == 4
+
+
+def test_an_api_server_that_died_is_named_with_its_last_words(tmp_path):
+    with Processes(tmp_path) as processes:
+        dead = processes.start("api-server", [sys.executable, "-c", "print('last words'); raise SystemExit(9)"], dict(os.environ))
+        dead.process.wait(20)
+        with pytest.raises(BrokenError, match="api-server ended by itself") as caught:
+            services.follow(Silent(ConnectionRefusedError(), 1000), "r", processes)
+    assert "last words" in caught.value.console
+
+
+def test_an_api_server_that_never_answers_again_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(services, "START_LIMIT", 0.0)
+    with pytest.raises(BrokenError, match="has not answered"):
+        services.follow(Silent(TimeoutError(), 1000), "r", Processes(tmp_path))
 
 
 def test_a_refused_param_is_the_users_error(api, monkeypatch):
