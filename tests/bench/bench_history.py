@@ -47,7 +47,7 @@ def facts_of_night(night: int, rng: np.random.Generator) -> tuple[pa.Table, dict
     columns["status"] = pa.array(status.ravel().tolist())
     columns["required"] = pa.array([True] * rows)
     columns["value"] = pa.array(np.round(0.9 + rng.normal(0, 0.003, rows), 5))
-    for name in ("unit", "measured", "expected", "reason", "cause", "board", "determinants", "determined_by"):
+    for name in ("unit", "measured", "expected", "reason", "cause", "board", "determinants", "determined_by", "carried_from", "trend"):
         columns[name] = pa.array(["top1 0.9012 on 5000 samples" if name == "measured" else ""] * rows)
     columns["numbers"] = pa.array([[("value", 0.9)]] * rows, SCHEMA.field("numbers").type)
     columns["seconds"] = pa.array(np.ones(rows))
