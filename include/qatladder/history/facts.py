@@ -35,7 +35,7 @@ MAX_NUMBERS = 64
 SCHEMA = pa.schema(
     [
         ("run_id", pa.string()),
-        ("time", pa.timestamp("s", tz="UTC")),
+        ("time", pa.timestamp("ms", tz="UTC")),
         ("model", pa.string()),
         ("version", pa.string()),
         ("target", pa.string()),
@@ -91,7 +91,7 @@ def _row(result: LadderResult, rung: RungResult, check: CheckResult, run: dict[s
     value, unit = headline(check)
     return {
         "run_id": run["id"],
-        "time": _seconds(run["started"]),
+        "time": _moment(run["started"]),
         "model": result.model,
         "version": result.version,
         "target": result.target,
@@ -118,8 +118,8 @@ def _row(result: LadderResult, rung: RungResult, check: CheckResult, run: dict[s
     }
 
 
-def _seconds(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC).replace(microsecond=0)
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
 
 
 def headline(check: CheckResult) -> tuple[float | None, str]:
@@ -166,7 +166,7 @@ def write_facts(store: Store, table: pa.Table, run: dict[str, Any]) -> str:
 
 
 def month_of(started: str) -> str:
-    return str(_seconds(started).strftime("%Y-%m"))
+    return str(_moment(started).strftime("%Y-%m"))
 
 
 def _write(store: Store, table: pa.Table, key: str) -> None:

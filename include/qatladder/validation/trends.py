@@ -89,7 +89,7 @@ def _past(store: Store, result: LadderResult, previous: Mapping[Key, tuple[str, 
         ladder = {"model": baseline.model, "version": baseline.anchor["version"], "target": baseline.target}
         anchor = {rung: found for rung in Rung if (found := load_rung(store, baseline.anchor["run_id"], ladder, rung)) is not None}
     # a level that somebody accepted is what the nights from then on are held against, not those before
-    since = datetime.datetime.fromisoformat(baseline.time).replace(microsecond=0) if baseline is not None and baseline.approved else None
+    since = datetime.datetime.fromisoformat(baseline.time) if baseline is not None and baseline.approved else None
     nights = {check: [value for time, value in found if since is None or time >= since] for check, found in series.get(key, {}).items()}
     return Past(baseline, before, last[:3] if last else None, nights, anchor)
 

@@ -212,3 +212,13 @@ def test_numbers_are_flat_and_finite() -> None:
     nested = {"a": {"b": 1, "c": {"d": True, "e": "x"}}, "n": float("inf"), "list": [1, 2]}
     assert dict(numbers(nested)) == {"a.b": 1.0, "a.c.d": 1.0}
     assert replace(CheckResult("int.input", Status.PASSED), values=nested).values is nested
+
+
+def test_runs_that_start_in_the_same_second_keep_their_order(store: Store, history: Callable[[], History]) -> None:
+    """Two short runs of a command line; the later one is the newest, whichever name or file comes first."""
+    for name, moment in (("b-first", "01:00:00.100"), ("a-second", "01:00:00.900"), ("c-earliest", "01:00:00.050")):
+        results, run = night(1, models=1, failing="float.accuracy" if name == "a-second" else "")
+        run = {"id": name, "started": f"2026-10-01T{moment}+00:00"}
+        write_facts(store, facts_of([replace(result, run_id=name) for result in results], run), run)
+    assert [row["run_id"] for row in history().zoo()] == ["a-second"]
+    assert list(dict.fromkeys(row["run_id"] for row in history().ladder("model_0"))) == ["c-earliest", "b-first", "a-second"]
