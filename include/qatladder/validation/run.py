@@ -283,7 +283,7 @@ def _context(
     _forget_old_work(settings.work)
     folder = Path(tempfile.mkdtemp(prefix=f"{ladder_key(ladder)}-{rung}-", dir=settings.work))
     try:
-        zoo = load_zoo(settings)
+        zoo = load_zoo(settings, entries=False)
         yield Context(
             ladder=ladder,
             entry=entry,

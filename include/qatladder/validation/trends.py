@@ -35,7 +35,7 @@ def night_trends(
         whole_zoo: the run was asked for every ladder, so one that is not there is missing.
     """
     try:
-        policy = Policy(**load_zoo(settings).trend)
+        policy = Policy(**load_zoo(settings, entries=False).trend)
         history = History(store, settings.home / "history").refresh()
         previous, series = _previous(history, run), _series(history, run, _measured(results))
         pasts: list[Past | None] = []

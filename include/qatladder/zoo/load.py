@@ -19,6 +19,9 @@ from qatladder.zoo.schema import Entry, EnvironmentSpec, ZooFile
 
 Model = TypeVar("Model", Entry, ZooFile)
 
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it: a zoo of a thousand entries in one second, not ten."""
+
 NOT_ENTRIES = frozenset({"zoo.yaml", "fleet.yaml", "quarantine.yaml", "alerts.yaml", "acknowledged.yaml"})
 
 
@@ -77,8 +80,12 @@ def load_entry(path: Path) -> Entry:
     return _validated(Entry, _read_yaml(path), path)
 
 
-def load_zoo(settings: Settings) -> Zoo:
-    """Read every `*.yaml` of the zoo folder."""
+def load_zoo(settings: Settings, entries: bool = True) -> Zoo:
+    """Read every `*.yaml` of the zoo folder.
+
+    Args:
+        entries: read the entries too; without them it is what entries share, for whoever has the one that matters.
+    """
     folder = settings.zoo
     if not folder.is_dir():
         raise ConfigError("the zoo folder does not exist", file=folder, next_step="set QATLADDER_ZOO, or create it")
@@ -87,6 +94,12 @@ def load_zoo(settings: Settings) -> Zoo:
     environments = {"product": Environment("product", Path(sys.executable))}
     for name, spec in shared.environments.items():
         environments[name] = _environment(name, spec, folder, settings)
+    found, problems = _entries(folder) if entries else ({}, [])
+    return Zoo(folder, found, _expand(shared.artifacts, folder, settings), environments, problems, shared.trend.model_dump())
+
+
+def _entries(folder: Path) -> tuple[dict[Path, Entry], list[ConfigError]]:
+    """The entries of a zoo folder in name order, and what is wrong with the others."""
     entries: dict[Path, Entry] = {}
     problems: list[ConfigError] = []
     seen: dict[tuple[str, str], Path] = {}
@@ -108,7 +121,7 @@ def load_zoo(settings: Settings) -> Zoo:
             entries[path] = entry
         except ConfigError as error:
             problems.append(error)
-    return Zoo(folder, entries, _expand(shared.artifacts, folder, settings), environments, problems, shared.trend.model_dump())
+    return entries, problems
 
 
 def _environment(name: str, spec: EnvironmentSpec, folder: Path, settings: Settings) -> Environment:
@@ -140,7 +153,7 @@ def _expand(text: str, folder: Path, settings: Settings) -> Path:
 
 def _read_yaml(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _YAML)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             "the file cannot be read as YAML", file=path, found=str(error).replace("\n", " "), next_step="correct it"

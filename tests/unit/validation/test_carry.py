@@ -16,6 +16,7 @@ from qatladder.ladder import RungResult, Status
 from qatladder.reports.text import ladder_text
 from qatladder.settings import load_settings
 from qatladder.validation import carry, carry_over, expectations, finish_ladder, finish_run, plan, run_rung
+from qatladder.zoo import load
 
 GATES = {"float": {"min": 0.9}, "calib": {"max_drop": 0.0}, "qat": {"max_drop": 0.0}, "int": {"max_drop": 0.0}}
 ALL = ["float", "calib", "qat", "int", "hbm", "board"]
@@ -68,6 +69,20 @@ def test_an_unchanged_ladder_is_not_climbed_again(nights: Lab) -> None:
     assert "float, calib, qat, int, hbm, board: unchanged since first" in page
     manifest = json.loads(open_store(load_settings()).read_run_file("third", "manifest.json"))
     assert {item.sha256 for item in first["hbm"].products.values()} <= manifest["objects"].keys()
+
+
+def test_a_rung_reads_no_entry_of_the_zoo(nights: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own is in the plan: a night's time grows with the zoo, not with its square."""
+    climb("first")
+    (ladder,) = plan()
+
+    def read(path: Path) -> None:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(load, "load_entry", read)
+    assert carry_over([ladder], "second", lambda line: None) == [ladder]
+    assert not run_rung({**ladder, "force": True}, "float", "third", lambda line: None).carried
+    assert finish_run([ladder], "second")["counts"] == {"ship": 1}
 
 
 def test_only_the_health_of_the_board_is_asked_anew(nights: Lab) -> None:
