@@ -53,7 +53,7 @@ class Lab:
         self.home, self.zoo, self.url = home, home / "entries", f"http://127.0.0.1:{free_port()}"
         self.registry = f"http://127.0.0.1:{free_port()}"
         self.client = AirflowClient(self.url, home / "airflow" / "passwords.json")
-        for name in ("adapters", "zoo.yaml", "fleet.yaml", "wdbc_mlp.yaml"):
+        for name in ("adapters", "training", "zoo.yaml", "fleet.yaml", "wdbc_mlp.yaml"):
             source = PROJECT / "include" / "zoo" / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.zoo / name)
         for name in COPIES:

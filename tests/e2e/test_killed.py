@@ -25,7 +25,7 @@ from tests.unit.stores import KEYS
 
 from qatladder.airflow import services
 from qatladder.airflow.client import AirflowClient, ApiError
-from qatladder.airflow.environment import SERVICES, airflow_home, native_environment
+from qatladder.airflow.environment import airflow_home
 from qatladder.airflow.names import run_key
 from qatladder.airflow.processes import Processes
 from qatladder.evidence import Store, open_store
@@ -193,7 +193,7 @@ class Sweep:
 
 
 class Lab:
-    """Airflow's services as `make sweep` starts them, each of which may be killed and started again."""
+    """Airflow's services as `make sweep` starts them, each of which may be killed."""
 
     def __init__(self, processes: Processes) -> None:
         self.settings, self.processes, self.port = load_settings(), processes, free_port()
@@ -203,12 +203,12 @@ class Lab:
         services.trigger(self.client, "sweep-killed", {"models": list(EXPECTED)})
         return Sweep(self.client, "sweep-killed")
 
-    def restart(self, name: str) -> None:
-        """Kill a service, that process alone, and start it anew as a supervisor would."""
+    def kill(self, name: str) -> None:
+        """Kill a service, that process alone, and let it be noticed as `make sweep` notices it: once a second."""
         service = next(service for service in self.processes.services if service.name == name)
         service.process.kill()
         service.process.wait(10)
-        self.processes.start(name, SERVICES[name], native_environment(self.settings, self.port))
+        self.processes.check()
 
 
 @pytest.fixture
@@ -307,11 +307,12 @@ def test_workers_killed_in_the_middle_of_their_rungs(lab: Lab, home: Path) -> No
     assert tries == {which: 2 if which in killed else 1 for which in tries}
 
 
-def test_a_scheduler_killed_and_started_again(lab: Lab, home: Path) -> None:
+def test_a_scheduler_that_dies_is_started_again(lab: Lab, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The run goes on where it was: rungs that were under way end, or are climbed again."""
     sweep = lab.sweep()
     sweep.middle_of("wdbc_mlp", "int")
-    lab.restart("scheduler")
+    lab.kill("scheduler")
+    assert "the scheduler ended by itself (exit code -9) and is started again" in capfd.readouterr().err
     assert sweep.ended() == "success"
     check_all(home, sweep.run_id)
     lab.processes.stop()
@@ -345,25 +346,11 @@ def test_an_s3_server_killed_with_uploads_under_way(lab: Lab, home: Path, server
     assert store.fetch(store.put(large), tmp_path / "back").stat().st_size == large.stat().st_size
 
 
-def kill_the_scheduler(sweeping: subprocess.Popen[str], leaders: dict[str, int]) -> None:
-    psutil.Process(leaders["scheduler"]).kill()
-
-
-def kill_everything(sweeping: subprocess.Popen[str], leaders: dict[str, int]) -> None:
-    """The command and every service's process; their children are left to themselves."""
-    sweeping.kill()
-    for pid in leaders.values():
-        psutil.Process(pid).kill()
-
-
-@pytest.mark.parametrize(("kill", "code"), [(kill_the_scheduler, 3), (kill_everything, -9)])
 @pytest.mark.skipif(
     os.environ.get("QATLADDER_LONG_TESTS") != "1", reason="takes minutes and repeats what the others show; QATLADDER_LONG_TESTS=1"
 )
-def test_a_sweep_that_was_killed_is_made_again_by_the_next(
-    home: Path, kill: Callable[[subprocess.Popen[str], dict[str, int]], None], code: int
-) -> None:
-    """`make sweep` ends, says why and leaves nothing running when a service of its dies; the next one does not repeat what was answered."""
+def test_a_sweep_that_was_killed_is_made_again_by_the_next(home: Path) -> None:
+    """The command and every service's process are killed, their children left to themselves; the next one repeats nothing that was answered."""
     command = [sys.executable, "-m", "qatladder.airflow.services", "sweep", "--models", MODELS]
     log = home / "first.txt"
     with log.open("w") as out:
@@ -372,15 +359,13 @@ def test_a_sweep_that_was_killed_is_made_again_by_the_next(
         first = wait(lambda: re.search(rf"{SWEEP} (sweep-\S+) at (http://[^/]+)", log.read_text()), 240, log.read_text)
         sweep = Sweep(AirflowClient(first[2], home / "airflow" / "passwords.json"), first[1])
         sweep.middle_of("wdbc_mlp", "int")
-        leaders = [pid for pid, _ in json.loads((home / "airflow" / "services.json").read_text())]
-        kill(sweeping, dict(zip(services.NATIVE, leaders, strict=False)))
-        assert sweeping.wait(60) == code, log.read_text()
+        sweeping.kill()
+        for pid, _ in json.loads((home / "airflow" / "services.json").read_text()):
+            psutil.Process(pid).kill()
+        assert sweeping.wait(60) == -signal.SIGKILL, log.read_text()
     finally:
         sweeping.kill()
         sweeping.wait(10)
-    if code == 3:
-        assert "the scheduler ended by itself" in log.read_text()
-        assert running(home) == []
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "was interrupted; marked failed" in again.stdout

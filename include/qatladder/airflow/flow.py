@@ -3,7 +3,8 @@
     plan ─> ladders of board A ─> [ float ─> calib ─> qat ─> int ─> hbm ─> board ─> verdict ] x ladder ─┐
         └─> ladders of board B ─> [ ...                                                     ] x ladder ─┴─> summary ─> alert
 
-A ladder of which nothing has changed since it was last climbed is carried over by `plan` and goes straight to the summary.
+A ladder of which nothing has changed since it was last climbed is carried over by `plan` and goes straight to the summary. A board for
+which nothing is left is skipped by `plan` itself: no process is started to find an empty list.
 
 One mapped task group per board, because Airflow takes a mapped task's pool from the DAG and not from the mapped value:
 this is what lets every board have a pool of its own, with one slot. A rung runs after the one below it whatever that one
@@ -16,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Context, get_current_context, task, task_group
+from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from qatladder.airflow import tasks
 from qatladder.airflow.board import BoardRung
@@ -69,7 +71,7 @@ def validation_flow() -> None:
     planned: Any = _plan(slots=list(slots))
     summary = _summary()
     for slot in slots:
-        chosen = _ladders_of.override(task_id=f"ladders_{group_of(slot)}")(planned=planned, slot=slot)
+        chosen = _ladders_of.override(task_id=_ladders_task(slot))(planned=planned, slot=slot)
         group = ladder_group(group_of(slot), board=None if slot == NO_BOARD else slot)
         group.expand(ladder=chosen) >> summary
     summary >> _alert()
@@ -78,7 +80,15 @@ def validation_flow() -> None:
 @task(task_id="plan", **RETRIES)
 def _plan(slots: list[str]) -> dict[str, list[Ladder]]:
     context = _context()
-    return tasks.plan_ladders(context["params"], slots, tasks.run_key_of(context))
+    planned = tasks.plan_ladders(context["params"], slots, tasks.run_key_of(context))
+    if idle := [_ladders_task(slot) for slot in slots if not planned[slot]]:
+        context["ti"].xcom_push(key="return_value", value=planned)
+        raise DownstreamTasksSkipped(tasks=idle)  # type: ignore[no-untyped-call]  # how Airflow is told: this task succeeds
+    return planned
+
+
+def _ladders_task(slot: str) -> str:
+    return f"ladders_{group_of(slot)}"
 
 
 @task

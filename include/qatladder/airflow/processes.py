@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +23,21 @@ import psutil  # type: ignore[import-untyped]
 
 from qatladder.errors import BrokenError, ConfigError
 
+RESTARTS, WITHIN = 3, 3600.0
+"""A service the others need, that ends by itself, is started again: so often within so many seconds. On SQLite a scheduler that finds the
+database locked ends; what it had under way is found again by the next one."""
+
 
 @dataclass(frozen=True)
 class Service:
-    """A running service: its name, its process (the leader of its session), its log, and whether the others need it."""
+    """A running service: its name, its process (the leader of its session), its log, whether the others need it, and how it was started."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
     essential: bool
+    command: Sequence[str]
+    environment: dict[str, str]
 
     def tail(self, lines: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -47,6 +54,8 @@ class Processes:
         self.folder = folder
         self.services: list[Service] = []
         self.interrupted = False
+        self._sessions: list[tuple[int, float | None]] = []
+        self._ends: dict[str, list[float]] = {}
         self._record = folder / "services.json"
         self._lock: IO[str] | None = None
 
@@ -82,7 +91,7 @@ class Processes:
         """Start a service in a session of its own; its output goes to `<folder>/logs/services/<name>.log`."""
         log = self.folder / "logs" / "services" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as out:
+        with log.open("ab" if name in self._ends else "wb") as out:
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -92,25 +101,42 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.services.append(Service(name, process, log, essential))
+        self.services.append(Service(name, process, log, essential, command, environment))
+        self._sessions.append((process.pid, _born(process.pid)))
         # Only a clean stop removes this; whoever finds it knows that we were killed, and whom we left behind.
         temporary = self._record.with_suffix(".part")
-        temporary.write_text(json.dumps([[item.process.pid, _born(item.process.pid)] for item in self.services]))
+        temporary.write_text(json.dumps(self._sessions))
         temporary.replace(self._record)
         return self.services[-1]
 
     def check(self) -> None:
-        """Raise BrokenError when an essential service ended by itself."""
-        for service in self.services:
-            if service.essential and (code := service.process.poll()) is not None:
+        """Start an essential service that ended by itself again, and say so; the children it left behind end by themselves, or with us.
+
+        Raises:
+            BrokenError: it ends again and again (`RESTARTS`).
+        """
+        for service in list(self.services):
+            if not service.essential or (code := service.process.poll()) is None:
+                continue
+            now = time.monotonic()
+            lately = [moment for moment in self._ends.get(service.name, ()) if now - moment < WITHIN]
+            if len(lately) == RESTARTS:
                 raise BrokenError(
-                    f"the {service.name} ended by itself",
+                    f"the {service.name} ended by itself, and {RESTARTS} times before within {WITHIN / 60:.0f} minutes",
                     kind="airflow",
                     found=f"exit code {code}",
                     log=service.log,
                     console=service.tail(),
                     next_step="read the end of its log",
                 )
+            self._ends[service.name] = [*lately, now]
+            print(
+                f"the {service.name} ended by itself (exit code {code}) and is started again; its log: {service.log}",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.services.remove(service)
+            self.start(service.name, service.command, service.environment)
 
     def stop(self, clean: bool = False) -> None:
         """End every process of every session: politely in reverse order of start, then for good."""
@@ -118,10 +144,10 @@ class Processes:
             service.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 service.process.wait(10)
-        _end(_members([[service.process.pid, None] for service in self.services]), grace=1.0)
+        _end(_members(self._sessions), grace=1.0)
         for service in self.services:
             service.process.wait(5)
-        self.services = []
+        self.services, self._sessions = [], []
         if clean:
             self._record.unlink(missing_ok=True)
             self.interrupted = False

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qatladder.airflow import processes as module
 from qatladder.airflow.processes import Processes
 from qatladder.errors import BrokenError, ConfigError
 
@@ -84,6 +85,7 @@ def test_what_a_killed_predecessor_left_is_ended_at_the_next_start(tmp_path):
     killed = f"""
 import os, sys
 from pathlib import Path
+from qatladder.airflow import processes as module
 from qatladder.airflow.processes import Processes
 processes = Processes(Path({str(tmp_path)!r})).__enter__()
 processes.start("stubborn", [sys.executable, "-c", {STUBBORN!r}, {str(tmp_path / "pids")!r}], dict(os.environ))
@@ -124,14 +126,55 @@ def test_two_at_once_on_one_folder_are_refused(tmp_path):
         pass
 
 
-def test_a_service_that_ends_by_itself_is_reported_with_its_last_words(tmp_path):
+def test_a_service_that_ends_by_itself_is_started_again_and_said_so(tmp_path, capsys):
     with Processes(tmp_path) as processes:
-        service = processes.start("short", [sys.executable, "-c", "print('last words'); raise SystemExit(7)"], dict(os.environ))
-        service.process.wait(20)
-        with pytest.raises(BrokenError, match="short ended by itself") as caught:
+        first = processes.start("scheduler", [sys.executable, "-c", "import time; print('up'); time.sleep(300)"], dict(os.environ))
+        first.process.kill()
+        first.process.wait(20)
+        processes.check()
+        (second,) = processes.services
+        assert alive([first.process.pid, second.process.pid]) == [second.process.pid]
+        processes.check()
+        assert processes.services == [second], "once"
+        assert "the scheduler ended by itself (exit code -9) and is started again; its log: " in capsys.readouterr().err
+    assert alive([second.process.pid]) == []
+
+
+def test_what_a_service_left_behind_ends_with_us(tmp_path):
+    code = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '300']).pid, flush=True); time.sleep(300)"
+    with Processes(tmp_path) as processes:
+        first = processes.start("scheduler", [sys.executable, "-c", code], dict(os.environ))
+        while not first.log.read_text().endswith("\n"):
+            time.sleep(0.05)
+        worker = int(first.log.read_text())
+        first.process.kill()
+        first.process.wait(20)
+        processes.check()
+        assert alive([worker]) == [worker], "it may be at work"
+        assert [first.process.pid] == [pid for pid, _ in json.loads((tmp_path / "services.json").read_text())][:1]
+    assert alive([worker]) == []
+
+
+def test_a_service_that_ends_again_and_again_is_reported_with_its_last_words(tmp_path):
+    with Processes(tmp_path) as processes:
+        processes.start("short", [sys.executable, "-c", "print('last words'); raise SystemExit(7)"], dict(os.environ))
+        for _ in range(3):
+            processes.services[0].process.wait(20)
             processes.check()
-        assert "last words" in caught.value.console
+        processes.services[0].process.wait(20)
+        with pytest.raises(BrokenError, match="short ended by itself, and 3 times before") as caught:
+            processes.check()
+        assert caught.value.console.count("last words") == 4, "the log keeps them all"
         assert caught.value.where["found"] == "exit code 7"
+
+
+def test_ends_of_long_ago_are_forgiven(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WITHIN", 0.0)
+    with Processes(tmp_path) as processes:
+        processes.start("short", [sys.executable, "-c", ""], dict(os.environ))
+        for _ in range(6):
+            processes.services[0].process.wait(20)
+            processes.check()
 
 
 def test_the_end_of_a_service_nobody_needs_is_not_the_end(tmp_path):

@@ -214,8 +214,7 @@ def test_a_busy_api_server_is_asked_again(tmp_path, monkeypatch, error):
 
 def test_an_api_server_that_died_is_named_with_its_last_words(tmp_path):
     with Processes(tmp_path) as processes:
-        dead = processes.start("api-server", [sys.executable, "-c", "print('last words'); raise SystemExit(9)"], dict(os.environ))
-        dead.process.wait(20)
+        processes.start("api-server", [sys.executable, "-c", "print('last words'); raise SystemExit(9)"], dict(os.environ))
         with pytest.raises(BrokenError, match="api-server ended by itself") as caught:
             services.follow(Silent(ConnectionRefusedError(), 1000), "r", processes)
     assert "last words" in caught.value.console
