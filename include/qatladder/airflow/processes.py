@@ -89,6 +89,10 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], environment: dict[str, str], essential: bool = True) -> Service:
         """Start a service in a session of its own; its output goes to `<folder>/logs/services/<name>.log`."""
+        self.services.append(self._start(name, command, environment, essential))
+        return self.services[-1]
+
+    def _start(self, name: str, command: Sequence[str], environment: dict[str, str], essential: bool) -> Service:
         log = self.folder / "logs" / "services" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab" if name in self._ends else "wb") as out:
@@ -101,13 +105,12 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.services.append(Service(name, process, log, essential, command, environment))
         self._sessions.append((process.pid, _born(process.pid)))
         # Only a clean stop removes this; whoever finds it knows that we were killed, and whom we left behind.
         temporary = self._record.with_suffix(".part")
         temporary.write_text(json.dumps(self._sessions))
         temporary.replace(self._record)
-        return self.services[-1]
+        return Service(name, process, log, essential, command, environment)
 
     def check(self) -> None:
         """Start an essential service that ended by itself again, and say so; the children it left behind end by themselves, or with us.
@@ -115,7 +118,7 @@ class Processes:
         Raises:
             BrokenError: it ends again and again (`RESTARTS`).
         """
-        for service in list(self.services):
+        for place, service in enumerate(self.services):
             if not service.essential or (code := service.process.poll()) is None:
                 continue
             now = time.monotonic()
@@ -135,15 +138,20 @@ class Processes:
                 file=sys.stderr,
                 flush=True,
             )
-            self.services.remove(service)
-            self.start(service.name, service.command, service.environment)
+            self.services[place] = self._start(service.name, service.command, service.environment, essential=True)
 
     def stop(self, clean: bool = False) -> None:
-        """End every process of every session: politely in reverse order of start, then for good."""
-        for service in reversed(self.services):
-            service.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                service.process.wait(10)
+        """End every process of every session: politely, and then for good.
+
+        The first service is the one the others report to: it ends after them, and is not waited for long.
+        """
+        for services, patience in ((self.services[1:], 10.0), (self.services[:1], 1.0)):
+            for service in services:
+                service.process.terminate()
+            deadline = time.monotonic() + patience
+            for service in services:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    service.process.wait(max(0.0, deadline - time.monotonic()))
         _end(_members(self._sessions), grace=1.0)
         for service in self.services:
             service.process.wait(5)
