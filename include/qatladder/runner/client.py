@@ -16,6 +16,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,10 +26,11 @@ from typing import Any, Callable, ContextManager, Deque, Dict, List, Optional, S
 from qatladder import errors
 from qatladder.runner import failures, places
 from qatladder.runner.__main__ import PROTOCOL, write_json
+from qatladder.runner.once import Once
 from qatladder.runner.places import LIBRARY, Container, Server, Started
 from qatladder.runner.seen import listing_of
 
-__all__ = ["LIBRARY", "Environment", "JobAnswer", "run_job"]
+__all__ = ["LIBRARY", "Environment", "JobAnswer", "ask_once", "run_job"]
 
 _WITHHELD = re.compile(
     r"^(_?AIRFLOW|COVERAGE|AWS_)|PASSWORD|SECRET|TOKEN|FERNET|CREDENTIAL|^QATLADDER_ALERTS$",
@@ -258,6 +260,26 @@ def _seen_from_here(seen: Dict[str, Any], told: Dict[str, Any], known: Sequence[
         elif state is not None and not places.within(Path(path), _SYSTEM):
             blind.add("it reads {}, which is not of this machine".format(path))
     return {"files": files, "folders": folders, "blind": sorted(blind)}
+
+
+def ask_once(environment: Environment, call: str, work: Path, timeout: float = 600.0) -> JobAnswer:
+    """The answer of a job without arguments about an environment itself: what is installed there, say. Asked once per process.
+
+    Args:
+        work: where the job's folder is made; it goes again.
+    Raises:
+        As `run_job`.
+    """
+
+    def ask() -> JobAnswer:
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="asked-", dir=str(work)) as folder:
+            return run_job(environment, call, {}, Path(folder), timeout=timeout)
+
+    return _ASKED((repr(environment), call), ask)
+
+
+_ASKED: Once[JobAnswer] = Once()
 
 
 def _started(

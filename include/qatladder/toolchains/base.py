@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qatladder.numerics.tensor import TensorContract
+from qatladder.runner.client import Environment, ask_once
 from qatladder.zoo.schema import Entry, Target
 
 Log = Callable[[str], None]
@@ -153,6 +154,16 @@ class SecondOpinion:
     said: tuple[str, ...]
     skew: str
     log: Path
+
+
+def versions_of(environment: Environment, call: str, work: Path, timeout: float) -> dict[str, str]:
+    """What `call` says of the tools in an environment, and the environment's own hash; asked once per process.
+
+    Raises:
+        BrokenError: the environment does not work.
+    """
+    answer = ask_once(environment, call, work, timeout)
+    return {**answer.value, "environment": answer.environment["sha256"]}
 
 
 class Toolchain(Protocol):

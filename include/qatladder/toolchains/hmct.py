@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import tempfile
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from qatladder.errors import QATLadderError
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion, versions_of
 from qatladder.zoo.schema import Entry, Target
 
 STANDIN = Path(__file__).resolve().parent / "torch_standin"
@@ -42,7 +40,6 @@ class Hmct:
         self._settings = settings
         self._given = environment
         self._timeout = timeout
-        self._versions: dict[str, str] | None = None
 
     @property
     def environment(self) -> Environment:
@@ -67,11 +64,7 @@ class Hmct:
         return ""
 
     def versions(self) -> dict[str, str]:
-        if self._given is None:
-            return dict(_probe(self._settings.vendor_python))
-        if self._versions is None:
-            self._versions = _asked(self._given)
-        return dict(self._versions)
+        return versions_of(self.environment, "qatladder.toolchains.hmct_vendor:versions", self._settings.work, 120)
 
     def convert(
         self,
@@ -196,18 +189,6 @@ class Hmct:
 def _environment(python: Path) -> Environment:
     """The vendor environment: its own tools first on PATH, the stand-in for torch on PYTHONPATH."""
     return Environment("vendor", python, {"VIRTUAL_ENV": str(python.parent.parent)}, paths=[STANDIN], path=[python.parent])
-
-
-@lru_cache(maxsize=8)
-def _probe(python: Path) -> dict[str, str]:
-    """Versions of the tools in an environment; asked once per process."""
-    return _asked(_environment(python))
-
-
-def _asked(environment: Environment) -> dict[str, str]:
-    with tempfile.TemporaryDirectory(prefix="qatladder-hmct-") as folder:
-        answer = run_job(environment, "qatladder.toolchains.hmct_vendor:versions", {}, Path(folder), timeout=120)
-    return {**answer.value, "environment": answer.environment["sha256"]}
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:

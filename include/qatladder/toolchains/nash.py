@@ -16,7 +16,7 @@ from qatladder.errors import QATLadderError, ToolchainError
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion, versions_of
 from qatladder.zoo.schema import Entry, Target
 
 _OPTIONS = {"march", "optimize_level", "core_num", "compile_mode", "balance_factor", "max_time_per_fc", "ptq"}
@@ -38,10 +38,9 @@ class Nash:
         self._work = settings.work
         self._environment = environment
         self._timeout = timeout
-        self._versions: dict[str, str] | None = None
 
     def unavailable(self) -> str:
-        """Why it cannot be used here; empty when it can. The first call per object starts the environment once."""
+        """Why it cannot be used here; empty when it can. The first call per process starts the environment once."""
         if self._environment is None:
             return "no environment is named for the toolchain nash (`environment` of the entry or the target)"
         try:
@@ -51,14 +50,8 @@ class Nash:
         return ""
 
     def versions(self) -> dict[str, str]:
-        if self._versions is None:
-            assert self._environment is not None
-            self._work.mkdir(parents=True, exist_ok=True)
-            answer = run_job(
-                self._environment, "qatladder.toolchains.nash_user:versions", {}, self._work / f"versions-{id(self)}", timeout=self._timeout
-            )
-            self._versions = {**answer.value, "environment": answer.environment["sha256"]}
-        return dict(self._versions)
+        assert self._environment is not None
+        return versions_of(self._environment, "qatladder.toolchains.nash_user:versions", self._work, self._timeout)
 
     def convert(
         self,

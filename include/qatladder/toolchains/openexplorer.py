@@ -17,7 +17,7 @@ from qatladder.errors import ArtifactError, ConfigError, QATLadderError, Toolcha
 from qatladder.numerics.tensor import TensorContract
 from qatladder.runner.client import Environment, run_job
 from qatladder.settings import Settings
-from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion
+from qatladder.toolchains.base import CompileReport, Conversion, IntInput, IntModel, IntOutput, LayerDump, Log, SecondOpinion, versions_of
 from qatladder.zoo.schema import Entry, Target
 
 _USER = "qatladder.toolchains.openexplorer_user:"
@@ -38,11 +38,10 @@ class OpenExplorer:
         self._work = settings.work
         self._environment = environment
         self._timeout = timeout
-        self._versions: dict[str, str] | None = None
         self._entry: Entry | None = None
 
     def unavailable(self) -> str:
-        """Why it cannot be used here; empty when it can. The first call per object starts the environment once."""
+        """Why it cannot be used here; empty when it can. The first call per process starts the environment once."""
         if self._environment is None:
             return "no environment is named for the toolchain openexplorer (`environment` of the entry or the target)"
         try:
@@ -52,12 +51,8 @@ class OpenExplorer:
         return ""
 
     def versions(self) -> dict[str, str]:
-        if self._versions is None:
-            assert self._environment is not None
-            self._work.mkdir(parents=True, exist_ok=True)
-            answer = run_job(self._environment, _USER + "versions", {}, self._work / f"versions-{id(self)}", timeout=self._timeout)
-            self._versions = {**answer.value, "environment": answer.environment["sha256"]}
-        return dict(self._versions)
+        assert self._environment is not None
+        return versions_of(self._environment, _USER + "versions", self._work, self._timeout)
 
     def convert(
         self,

@@ -15,7 +15,6 @@ import datetime
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ import qatladder
 from qatladder.evidence.store import sha256_file
 from qatladder.ladder import Evidence, Rung, RungResult, Status
 from qatladder.runner import seen
-from qatladder.runner.client import Environment, run_job
+from qatladder.runner.client import Environment, ask_once
 from qatladder.validation.context import Context, external_data, ladder_key
 from qatladder.validation.expectations import learns_since
 
@@ -272,21 +271,14 @@ def code() -> str:
     return digest.hexdigest()
 
 
-_INSTALLED: dict[str, str] = {}
-
-
 def installed(environment: Environment, work: Path) -> str:
     """sha256 of an environment: its description, and all that is installed there; asked once per process.
 
     Raises:
         BrokenError: it cannot be asked.
     """
-    name = repr(environment)
-    if name not in _INSTALLED:
-        with tempfile.TemporaryDirectory(prefix="installed-", dir=work) as folder:
-            answer = run_job(environment, "qatladder.runner.probe:probe", {}, Path(folder), timeout=600)
-        _INSTALLED[name] = hashlib.sha256(f"{name} {answer.environment['sha256']} {answer.value['contents']}".encode()).hexdigest()
-    return _INSTALLED[name]
+    answer = ask_once(environment, "qatladder.runner.probe:probe", work)
+    return hashlib.sha256(f"{environment!r} {answer.environment['sha256']} {answer.value['contents']}".encode()).hexdigest()
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ from qatladder.errors import ArtifactError, BrokenError, ConfigError
 from qatladder.ladder import CheckResult, Rung, RungResult, Status
 from qatladder.ladder.checks import check_ids
 from qatladder.numerics.tensor import TensorContract, drift
+from qatladder.runner.once import Once
 from qatladder.validation import expectations
 from qatladder.validation.ask import Answer, Skip, ask, skip_all
 from qatladder.validation.compiled import bit_exact, drift_text
@@ -102,18 +103,20 @@ def validate(context: Context) -> list[CheckResult]:
     return checks
 
 
-def still_fit(context: Context, result: RungResult, known: dict[str, CheckResult | None]) -> RungResult | None:
+def still_fit(context: Context, result: RungResult, known: Once[CheckResult | None]) -> RungResult | None:
     """A rung's answer of an earlier run with the board's health of now; None when it must be climbed: the board is not fit, or not the same.
 
     Args:
-        known: health by board, of those that were looked at already; added to.
+        known: health by board, of those that were looked at already.
     """
     name = str(result.facts.get("board", ""))
-    if name not in known:
+
+    def look() -> CheckResult | None:
         boards = usable_boards(context.settings, context.store, context.target.march, context.target.boards, name)
         spec = next((item for item in boards if item.name == name), None)
-        known[name] = None if spec is None else _health(context, spec)
-    fresh, before = known[name], result.check("board.health")
+        return None if spec is None else _health(context, spec)
+
+    fresh, before = known(name, look), result.check("board.health")
     if fresh is None or before is None or not fresh:
         context.log(f"{context.rung}: climbed again: {name} {'is not in service' if fresh is None else fresh.reason}")
         return None

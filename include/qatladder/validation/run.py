@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from qatladder.ladder import CheckResult, LadderResult, Rung, RungResult, Status
 from qatladder.ladder.checks import checks_of, question
 from qatladder.reports.report import report_html, report_json
 from qatladder.runner.client import Environment
+from qatladder.runner.once import Once
 from qatladder.settings import Settings, load_settings
 from qatladder.toolchains.base import Toolchain
 from qatladder.toolchains.hmct import Hmct
@@ -47,6 +49,9 @@ TOOLCHAINS: dict[str, Callable[[Settings, Environment | None], Toolchain]] = {
     "nash": Nash,
 }
 """By name: settings and the environment with the tools (None: the toolchain's own) to the toolchain."""
+
+LOOKS = 8
+"""Ladders that are looked at at once for whether they have changed: what is waited for is the object store, boards and environments."""
 
 ARTIFACTS = ("float", "calib", "qat", "onnx", "int", "hbm")
 
@@ -203,7 +208,7 @@ def run_rung(
         return result
     started, clock = _now(), time.monotonic()
     with _context(ladder, wanted, run_id, log, connect, patience) as context:
-        carried = _carried_over(context, partial(onboard.still_fit, known={}))
+        carried = _carried_over(context, partial(onboard.still_fit, known=Once()))
         if carried is not None:
             result = carried
         else:
@@ -235,25 +240,39 @@ def carry_over(
 ) -> list[dict[str, Any]]:
     """The ladders of a plan that need not be climbed, because no answer of any of their rungs has changed; their results are stored.
 
-    Each board they ran on is looked at once, now.
+    Several ladders are looked at at once; each board they ran on once, each environment once. The log has a ladder's lines together.
     """
-    known: dict[str, Any] = {}
-    whole = []
-    for ladder in ladders:
-        if "problem" in ladder or ladder.get("force"):
-            continue
+    store, known = open_store(load_settings()), Once[CheckResult | None]()
+
+    def unchanged(ladder: dict[str, Any], say: Log) -> bool:
         try:
-            if all(_rung_over(ladder, Rung(name), run_id, log, connect, known) for name in ladder["rungs"]):
-                whole.append(ladder)
+            return all(_rung_over(ladder, Rung(name), run_id, say, connect, store, known) for name in ladder["rungs"])
         except (ConfigError, ArtifactError) as error:  # of this ladder: its own rungs say so, and the others' go on
-            log(f"{ladder['label']}: {error}")
+            say(f"{ladder['label']}: {error}")
+            return False
+
+    asked = [ladder for ladder in ladders if "problem" not in ladder and not ladder.get("force")]
+    said: list[list[str]] = [[] for _ in asked]
+    whole = []
+    with ThreadPoolExecutor(LOOKS) as threads:
+        for ladder, lines, found in zip(asked, said, threads.map(unchanged, asked, [lines.append for lines in said]), strict=True):
+            for line in lines:
+                log(line)
+            if found:
+                whole.append(ladder)
     return whole
 
 
 def _rung_over(
-    ladder: dict[str, Any], rung: Rung, run_id: str, log: Log, connect: Callable[[Any], Any] | None, known: dict[str, Any]
+    ladder: dict[str, Any],
+    rung: Rung,
+    run_id: str,
+    log: Log,
+    connect: Callable[[Any], Any] | None,
+    store: Store,
+    known: Once[CheckResult | None],
 ) -> bool:
-    with _context(ladder, rung, run_id, log, connect, None) as context:
+    with _context(ladder, rung, run_id, log, connect, None, store) as context:
         result = _carried_over(context, partial(onboard.still_fit, known=known))
         if result is not None:
             context.store.write_run_file(run_id, rung_file(ladder, rung), _json(result.to_json()))
@@ -273,7 +292,13 @@ def _carried_over(context: Context, health: carry.Health) -> RungResult | None:
 
 @contextlib.contextmanager
 def _context(
-    ladder: dict[str, Any], rung: Rung, run_id: str, log: Log, connect: Callable[[Any], Any] | None, patience: float | None
+    ladder: dict[str, Any],
+    rung: Rung,
+    run_id: str,
+    log: Log,
+    connect: Callable[[Any], Any] | None,
+    patience: float | None,
+    store: Store | None = None,
 ) -> Iterator[Context]:
     """A rung with a scratch folder of its own, which goes when the rung is done."""
     settings = load_settings()
@@ -292,7 +317,7 @@ def _context(
             run_id=run_id,
             settings=settings,
             zoo=zoo,
-            store=open_store(settings),
+            store=store or open_store(settings),
             toolchain=toolchain_of(entry, target, zoo, settings),
             folder=folder,
             log=log,
@@ -337,9 +362,9 @@ def _forget_old_work(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def finish_ladder(ladder: dict[str, Any], run_id: str) -> LadderResult:
+def finish_ladder(ladder: dict[str, Any], run_id: str, store: Store | None = None) -> LadderResult:
     """Join the stored rung results of a ladder. A rung that was asked for and never answered is broken."""
-    store = open_store(load_settings())
+    store = store or open_store(load_settings())
     asked = tuple(Rung(name) for name in ladder["rungs"])
     rungs = tuple(load_rung(store, run_id, ladder, rung) or _silent(rung) for rung in asked)
     return LadderResult(
@@ -385,7 +410,7 @@ def finish_run(ladders: Sequence[dict[str, Any]], run_id: str) -> dict[str, Any]
 
     settings = load_settings()
     store = open_store(settings)
-    results = [finish_ladder(ladder, run_id) for ladder in ladders]
+    results = [finish_ladder(ladder, run_id, store) for ladder in ladders]
     started, finished = min((result.started for result in results if result.started), default=_now()), _now()
     run = {
         "id": run_id,

@@ -248,6 +248,28 @@ def test_another_board_or_other_versions_on_it_are_climbed_again(nights: Lab) ->
     assert again(climb("second")) == ["board"]
 
 
+def test_ladders_are_looked_at_together_and_boards_once(nights: Lab) -> None:
+    entry = nights.zoo.folder / "zoo" / "toy.yaml"
+    for name in ("toy_b", "toy_c", "toy_d"):
+        entry.with_name(f"{name}.yaml").write_text(entry.read_text().replace("model: toy", f"model: {name}"))
+    age(nights)
+    ladders = plan()
+    for ladder in ladders:
+        for rung in ladder["rungs"]:
+            run_rung(ladder, rung, "first", lambda line: None)
+    (nights.zoo.folder / "zoo" / "toy_c.yaml").write_text(entry.read_text().replace("model: toy", "model: toy_c").replace("0.9", "0.8"))
+    age(nights)
+    ladders = plan()
+    nights.bench.asked.clear()
+    log: list[str] = []
+    whole = carry_over(ladders, "second", log.append)
+    assert [ladder["model"] for ladder in whole] == ["toy", "toy_b", "toy_d"], "in the plan's order"
+    assert nights.bench.asked.count("health") == 1
+    rungs = [line.partition(":")[0] for line in log if ": carried over from first" in line]
+    assert rungs == ALL * 3, "the lines of a ladder stand together"
+    assert {result.first_failed_check for ladder in whole if (result := finish_ladder(ladder, "second"))} == {None}
+
+
 def test_whole_ladders_need_no_task_of_their_own(nights: Lab) -> None:
     climb("first")
     ladders = plan()
