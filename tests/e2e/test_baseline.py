@@ -59,6 +59,8 @@ class Lab:
         return run
 
     def answer(self, run: str, option: str, why: str) -> None:
+        """As a person does, seconds later: the scheduler takes a task that was answered before it had noticed the pause for a lost one."""
+        time.sleep(3)
         path = f"{RUNS}/{run}/taskInstances/approve/-1/hitlDetails"
         self.client.patch(path, {"chosen_options": [option], "params_input": {"why": why}})
 
