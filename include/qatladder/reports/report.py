@@ -69,7 +69,7 @@ def report_html(report: Mapping[str, Any]) -> str:
     run = report["run"]
     ladders = [_ladder_view(ladder, index) for index, ladder in enumerate(report["ladders"])]
     ladders.sort(key=lambda view: [str(verdict) for verdict in _VERDICT_ORDER].index(view["verdict"]))
-    extra = {key: value for key, value in run.items() if key not in ("id", "started", "seconds", "store")}
+    extra = {key: value for key, value in run.items() if key not in ("id", "started", "finished", "seconds", "store")}
     page: str = template("report.html.j2").render(
         run=run,
         extra=extra,
