@@ -54,6 +54,11 @@ def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
             problems.append(
                 f"targets.{target.id}.environment: zoo.yaml defines no {target.environment}; it defines {', '.join(zoo.environments)}"
             )
+    problems += [
+        f"data: {path} does not exist, so that nothing tells whether the adapter reads the same data every night; correct the path"
+        for path in (zoo.artifact_root / name for name in entry.data)
+        if not path.exists()
+    ]
     for target_id, program in _programs(entry):
         problems += [
             f"targets.{target_id}.onboard.files: {zoo.folder / file} does not exist; build it, or correct the path"
@@ -83,6 +88,7 @@ class _Trial:
     def __init__(self, zoo: Zoo, entry: Entry, folder: Path) -> None:
         self.entry = entry
         self.zoo = zoo.folder
+        self.exported = _exported_outputs(zoo, entry)
         self.environment = zoo.environment(entry)
         self.adapter = {"adapter": zoo.adapter(entry), "options": entry.adapter_options}
         self.folder = folder
@@ -151,7 +157,15 @@ class _Trial:
             yield f"metric: is {self.entry.metric}, the adapter's primary metric is {metric}; write metric: {metric}"
 
     def _results(self, outputs: dict[str, str]) -> Iterator[str]:
-        """What the on-board programs dump: outputs the model has, and parts of a prediction the adapter makes."""
+        """What others say of the outputs: the exported model, the expectations, and the on-board programs, which also dump predictions."""
+        if strange := [name for name in self.exported if name not in outputs]:
+            yield (
+                f"artifacts.onnx: the adapter's model has no output {', '.join(strange)}, as the exported one has; it has {', '.join(outputs)}; "
+                "export it with these output_names, or correct the names the adapter gives"
+            )
+        for name in dict.fromkeys(item.output for item in self.entry.expectations):
+            if name not in outputs:
+                yield f"expectations: the model has no output {name}; it has {', '.join(outputs)}"
         prediction: Any = None
         for target, program in _programs(self.entry):
             for item in program.outputs:
@@ -292,6 +306,20 @@ def _onnx(zoo: Zoo, entry: Entry) -> Iterator[str]:
         if found[name].elem_type != onnx.TensorProto.FLOAT:
             kind = onnx.TensorProto.DataType.Name(found[name].elem_type).lower()
             yield f"inputs.{name}: the exported model takes {kind}, not float32; export the training model itself"
+
+
+def _exported_outputs(zoo: Zoo, entry: Entry) -> list[str]:
+    """Names of the exported model's outputs; none where no target converts it, or `_onnx` says what is wrong with the file."""
+    path = zoo.artifact(entry, "onnx")
+    if path is None or not path.is_file() or all(target.source != "onnx" for target in entry.targets):
+        return []
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return [item.name for item in onnx.load(str(path), load_external_data=False).graph.output]
+    except (OSError, DecodeError):
+        return []
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

@@ -182,6 +182,26 @@ def test_the_onnx_takes_the_entrys_inputs(toy_zoo: ToyZoo, camera: Any, changes:
         assert problem.startswith(start)
 
 
+def test_the_onnx_and_the_adapter_call_the_outputs_the_same(toy_zoo: ToyZoo, camera: Any) -> None:
+    model = onnx.load(str(toy_zoo.artifacts / "toy.onnx"))
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "output.1"
+    onnx.save(model, str(toy_zoo.artifacts / "toy.onnx"))
+    problem = only(camera())
+    assert problem.startswith("artifacts.onnx: the adapter's model has no output output.1, as the exported one has; it has y; ")
+    assert "output_names" in problem
+
+
+def test_expectations_are_of_outputs_the_model_has(camera: Any) -> None:
+    unknown = {"output": "logit", "statistic": "entropy", "min": 2.5}
+    assert only(camera(expectations=[unknown, {**unknown, "statistic": "max"}])) == "expectations: the model has no output logit; it has y"
+    assert camera(expectations=[{**unknown, "output": "y"}]) == []
+
+
+def test_the_data_the_adapter_reads_is_there(toy_zoo: ToyZoo, camera: Any) -> None:
+    problem = only(camera(data=["toy", "pictures/val"]))
+    assert problem.startswith(f"data: {toy_zoo.artifacts.parent / 'pictures/val'} does not exist")
+
+
 @pytest.mark.parametrize("rung", ["float", "calib", "qat"])
 def test_a_checkpoint_that_cannot_be_loaded_is_named(toy_zoo: ToyZoo, camera: Any, rung: str) -> None:
     (toy_zoo.artifacts / f"{rung}.json").write_text('{"wro')
