@@ -72,12 +72,7 @@ class Nash:
         calibration: dict[str, Path] | None = None,
     ) -> Conversion:
         if hbm is not None:
-            raise ToolchainError(
-                "that a given hbm comes from this model cannot be proven on nash: no published format says what it was compiled from",
-                "leave `artifacts.hbm` out; it is compiled from the exported model",
-                model=entry.model,
-                file=hbm,
-            )
+            raise unproven(entry, hbm)
         folder.mkdir(parents=True, exist_ok=True)
         arguments = {
             "model": entry.model,
@@ -177,6 +172,16 @@ class Nash:
         assert self._environment is not None
         call = f"qatladder.toolchains.nash_user:{function}"
         return run_job(self._environment, call, arguments, folder, timeout=self._timeout, log=log, **where).value
+
+
+def unproven(entry: Entry, hbm: Path) -> ToolchainError:
+    """The answer to `artifacts.hbm` of a nash target."""
+    return ToolchainError(
+        "that a given hbm comes from this model cannot be proven on nash: no published format says what it was compiled from",
+        "leave `artifacts.hbm` out; it is compiled from the exported model",
+        model=entry.model,
+        file=hbm,
+    )
 
 
 def _type_of(item: IntInput) -> str:
