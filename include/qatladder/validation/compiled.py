@@ -105,12 +105,13 @@ class _Work:
             if "cpu" in where
             else "operators not placed by the tools"
         )
+        on_cpu = f"at most {gate.max_cpu_ops} on the CPU" if "cpu" in where else "operators on the CPU not judged: the tools do not place them"
         evidence = [self.built.products[role] for role in ("hbm", "perf_html", "perf_json", "log") if role in self.built.products]
         return Answer(
             not problems,
             f"{placed}; estimated latency {report.latency_ms:g} ms, "
             f"{report.fps:.0f} FPS, DDR {report.ddr_mb:.3f} MB per frame, size {report.size_mb:.3f} MB",
-            "; ".join([f"every operator accepted, at most {gate.max_cpu_ops} on the CPU", f"march {context.target.march}", *limits]),
+            "; ".join([f"every operator accepted, {on_cpu}", f"march {context.target.march}", *limits]),
             reason="; ".join(problems),
             values={
                 **{key: getattr(report, key) for key in FIGURES},

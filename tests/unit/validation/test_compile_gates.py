@@ -73,3 +73,13 @@ def test_operators_on_the_cpu_are_named_with_their_share(lab: Lab) -> None:
     lab.entry(targets=target(max_cpu_ops=1))
     allowed, _ = compiled("again")
     assert allowed.status is Status.PASSED
+
+
+def test_where_operators_run_is_not_claimed_by_tools_that_do_not_say_it(lab: Lab) -> None:
+    placed, _ = compiled("run")
+    assert "every operator accepted, at most 0 on the CPU" in placed.expected
+    lab.toolchain.report = {"operators": {}, "cpu_operators": ()}
+    check, _ = compiled("again")
+    assert "at most" not in check.expected
+    assert "operators on the CPU not judged: the tools do not place them" in check.expected
+    assert "operators not placed by the tools" in check.measured
