@@ -190,7 +190,8 @@ class PerfGate(Strict):
     max_growth: float | None = Field(
         None,
         gt=0,
-        description="Largest estimated latency, DDR traffic and hbm size as multiples of this ladder's newest hbm.compile that passed.",
+        description="Largest estimated latency, DDR traffic and hbm size as multiples of this ladder's newest hbm.compile that passed; its FPS may "
+        "fall by the same factor.",
     )
     baseline_ms: float | None = Field(None, gt=0, description="Latency `max_vs_baseline` is relative to, milliseconds.")
     repeats: int = Field(5, ge=1, le=100, description="Measurements after a warm-up run; their medians are held against the limits.")
