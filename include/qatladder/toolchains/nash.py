@@ -144,7 +144,7 @@ class Nash:
             inputs=tuple(_feature(item, source) for item, source in zip(value["inputs"], sources, strict=True)),
             outputs=tuple(_feature(item, "") for item in value["outputs"]),
             versions={"hbdk4 of the hbm": value["toolkit"]},
-            contradiction=value["contradiction"],
+            contradiction="",  # no hbm is given, see `unproven`: it was compiled together with its .bc, from the same model
         )
 
     def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
@@ -166,7 +166,20 @@ class Nash:
     def second_opinion(
         self, int_model: Path, hbm: Path, model: IntModel, tensors: dict[str, Path], frames: dict[str, Path], folder: Path, log: Log
     ) -> SecondOpinion | None:
-        return None
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments = {
+            "bc": str(int_model.resolve()),
+            "hbm": str(hbm.resolve()),
+            "inputs": [{"name": item.name, "type_rt": _type_of(item)} for item in model.inputs],
+            "files": {name: str(path.resolve()) for name, path in {**tensors, **frames}.items()},
+            "folder": str(folder.resolve()),
+        }
+        value = self._job("verify", arguments, folder, log, rung="hbm")
+        if value is None:
+            log("this environment has no hb_verifier: its opinion is missing")
+            return None
+        rows = tuple((str(output), str(difference)) for output, difference in value["rows"])
+        return SecondOpinion(value["tool"], {}, (), "", Path(value["log"]), rows)
 
     def _job(self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, **where: Any) -> Any:
         assert self._environment is not None
