@@ -17,6 +17,7 @@ import numpy as np
 from qatladder.errors import BrokenError, QATLadderError, RunnerError
 from qatladder.numerics.compare import compare
 from qatladder.numerics.contract import GRAY_LEVEL_SHARE, InputContract, explain_difference
+from qatladder.runner import adapters
 from qatladder.runner.client import run_job
 from qatladder.zoo.load import Zoo
 from qatladder.zoo.schema import Entry, InputSpec, OnBoard
@@ -88,6 +89,7 @@ class _Trial:
     def __init__(self, zoo: Zoo, entry: Entry, folder: Path) -> None:
         self.entry = entry
         self.zoo = zoo.folder
+        self.exported_file = zoo.artifact(entry, "onnx")
         self.exported = _exported_outputs(zoo, entry)
         self.environment = zoo.environment(entry)
         self.adapter = {"adapter": zoo.adapter(entry), "options": entry.adapter_options}
@@ -122,7 +124,7 @@ class _Trial:
                 yield f"inputs.{spec.name}: the adapter has no such input; it has {', '.join(tensors)}"
                 continue
             yield from _input(spec, np.load(exported["inputs"][spec.name]), np.load(tensors[spec.name]))
-        answered: dict[str, str] = {}
+        ran: dict[str, dict[str, str]] = {}
         for rung, path in checkpoints.items():
             try:
                 outputs = self._job("infer", rung, rung=rung, artifact=str(path), tensors=tensors, out=str(self.folder / f"out-{rung}"))
@@ -135,10 +137,50 @@ class _Trial:
             endless = [name for name, file in outputs["tensors"].items() if not np.isfinite(np.load(file)).all()]
             if endless:
                 yield f"artifacts.{rung}: its output {', '.join(endless)} is not finite; evaluate the checkpoint on its own"
-            answered = answered or outputs["tensors"]
-        if answered:
+            else:
+                ran[rung] = outputs["tensors"]
+        if ran:
+            answered = next(iter(ran.values()))
             yield from self._metric(answered, exported["targets"])
             yield from self._results(answered)
+            yield from self._origin(ran, tensors)
+
+    def _origin(self, ran: dict[str, dict[str, str]], tensors: dict[str, str]) -> Iterator[str]:
+        """Was the ONNX exported from the entry's checkpoint? Asked where the environment's ONNX Runtime can run it, within `fidelity`."""
+        converting = [target for target in self.entry.targets if target.source == "onnx"]
+        trained = "qat" if self.entry.artifacts.qat is not None else "calib"
+        source = "float" if all(target.ptq is not None for target in converting) else trained
+        if source not in ran or not self.exported or self.environment.place is not None or set(self.exported) - set(ran[source]):
+            return
+        arguments = {"adapter": f"{Path(adapters.__file__).resolve()}:OnnxModel", "options": {}, "artifact": str(self.exported_file)}
+        try:
+            found = self._job("infer", "onnx", **arguments, rung=source, tensors=tensors, out=str(self.folder / "onnx"))["tensors"]
+        except QATLadderError:
+            return  # no ONNX Runtime there, or one that does not take this model: nothing was learnt about it
+        gap = self._gap(ran[source], found)
+        if gap:
+            other = next((rung for rung in reversed(ran) if rung != source and not self._gap(ran[rung], found)), "")
+            follows = f"it follows artifacts.{other}" if other else "it follows no checkpoint of the entry"
+            yield f"artifacts.onnx: was not exported from artifacts.{source}: {gap}; {follows}; export it from {source} again, or correct the path"
+
+    def _gap(self, checkpoint: dict[str, str], exported: dict[str, str]) -> str:
+        """The first output of the exported model that does not follow the checkpoint's; empty when all do."""
+        limits = self.entry.fidelity
+        for name in self.exported:
+            if name not in checkpoint:
+                return f"{name} is no output of it"
+            theirs, ours = np.load(checkpoint[name]), np.load(exported[name])
+            if theirs.size != ours.size:
+                return f"{name} is {list(ours.shape)} for {list(theirs.shape)}"
+            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+                return f"{name} is not finite"
+            found = compare(theirs.astype(np.float32), ours.reshape(theirs.shape).astype(np.float32), name, profile=False)
+            if found.cosine < limits.min_cosine or found.mean_lsb > limits.max_mean_lsb:
+                return (
+                    f"{name} cosine {found.cosine:.6f}, mean {found.mean_lsb:.3g} LSB "
+                    f"(fidelity: >= {limits.min_cosine:g}, <= {limits.max_mean_lsb:g} LSB)"
+                )
+        return ""
 
     def _metric(self, outputs: dict[str, str], targets: str) -> Iterator[str]:
         try:

@@ -39,8 +39,8 @@ class Camera(Toy):
         return {"x": values.transpose(2, 0, 1)[None]}
 
     def load(self, rung, artifact):
-        assert json.loads(artifact.read_text())
-        return lambda t: {"y": (t["x"][:, 0] - t["x"][:, 2]).mean((1, 2))[:, None]}
+        green = json.loads(artifact.read_text())["wrong"] / 10
+        return lambda t: {"y": (t["x"][:, 0] + green * t["x"][:, 1] - t["x"][:, 2]).mean((1, 2))[:, None]}
 
     def score(self, predictions, targets):
         if self.score_fails:
@@ -60,20 +60,28 @@ IMAGE = {
 
 
 def export(
-    path: Path, shape: tuple[Any, ...] = (1, 3, 4, 6), name: str = "x", kind: int = TensorProto.FLOAT, quantised: bool = True
+    path: Path,
+    shape: tuple[Any, ...] = (1, 3, 4, 6),
+    name: str = "x",
+    kind: int = TensorProto.FLOAT,
+    quantised: bool = True,
+    colours: tuple[float, ...] = (1, 0, -1),
 ) -> bytes:
-    """An ONNX of an identity, and a quantised constant."""
-    value, result = helper.make_tensor_value_info(name, kind, shape), helper.make_tensor_value_info("y", kind, shape)
-    nodes = [helper.make_node("Identity", [name], ["y"])]
-    constants = []
+    """An ONNX of what Camera computes, red less blue, and a quantised constant."""
+    value, result = helper.make_tensor_value_info(name, kind, shape), helper.make_tensor_value_info("y", kind, (1, 1))
+    nodes = [
+        helper.make_node("Conv", [name, "colours"], ["difference"]),
+        helper.make_node("ReduceMean", ["difference"], ["y"], axes=[2, 3], keepdims=0),
+    ]
+    constants = [helper.make_tensor("colours", TensorProto.FLOAT, [1, 3, 1, 1], colours)]
     if quantised:
         nodes.insert(0, helper.make_node("QuantizeLinear", ["weight", "scale"], ["integers"]))
-        constants = [
+        constants += [
             helper.make_tensor("weight", TensorProto.FLOAT, [2], [0.5, 1.0]),
             helper.make_tensor("scale", TensorProto.FLOAT, [], [0.01]),
         ]
     graph = helper.make_graph(nodes, "toy", [value], [result], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), str(path))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
     return path.read_bytes()
 
 
@@ -191,6 +199,37 @@ def test_the_onnx_and_the_adapter_call_the_outputs_the_same(toy_zoo: ToyZoo, cam
     assert "output_names" in problem
 
 
+def test_the_onnx_is_exported_from_the_entrys_checkpoint(toy_zoo: ToyZoo, camera: Any) -> None:
+    path = toy_zoo.artifacts / "toy.onnx"
+    export(path, colours=(1, 0.5, -1))
+    problem = only(camera())
+    assert problem.startswith("artifacts.onnx: was not exported from artifacts.qat: y cosine ")
+    assert "it follows no checkpoint of the entry; export it from qat again" in problem
+    toy_zoo.artifact("calib", 5)
+    assert "; it follows artifacts.calib; " in only(camera())
+    toy_zoo.artifact("qat", 5)
+    assert camera() == []
+
+
+def test_a_float_onnx_is_exported_from_the_float_checkpoint(toy_zoo: ToyZoo, camera: Any) -> None:
+    export(toy_zoo.artifacts / "toy.onnx", quantised=False)
+    toy_zoo.artifact("float", 5)
+    problem = only(camera(targets=[PTQ]))
+    assert problem.startswith("artifacts.onnx: was not exported from artifacts.float: y ")
+    assert "it follows artifacts.qat" in problem
+
+
+def test_an_output_of_another_size_is_of_another_model(toy_zoo: ToyZoo, camera: Any) -> None:
+    model = onnx.load(str(toy_zoo.artifacts / "toy.onnx"))
+    del model.graph.node[-1].attribute[:]
+    model.graph.node[-1].attribute.append(helper.make_attribute("axes", [3]))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for size in (1, 1, 4, 1):
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = size
+    onnx.save(model, str(toy_zoo.artifacts / "toy.onnx"))
+    assert "was not exported from artifacts.qat: y is [4, 1, 4, 1] for [4, 1]" in only(camera())
+
+
 def test_expectations_are_of_outputs_the_model_has(camera: Any) -> None:
     unknown = {"output": "logit", "statistic": "entropy", "min": 2.5}
     assert only(camera(expectations=[unknown, {**unknown, "statistic": "max"}])) == "expectations: the model has no output logit; it has y"
@@ -220,7 +259,7 @@ def test_a_broken_environment_is_called_that_and_nothing_else(toy_zoo: ToyZoo, c
 
 def test_a_checkpoint_that_kills_its_process_is_not_called_damaged(toy_zoo: ToyZoo, camera: Any) -> None:
     text = (toy_zoo.folder / "zoo" / "toy.py").read_text()
-    dying = text.replace("assert json.loads(artifact.read_text())", "import os; rung == 'qat' and os._exit(9)")
+    dying = text.replace("green = json", "import os; rung == 'qat' and os._exit(9)\n        green = json")
     assert dying != text
     (toy_zoo.folder / "zoo" / "toy.py").write_text(dying)
     problem = only(camera())
