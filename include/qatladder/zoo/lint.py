@@ -38,6 +38,12 @@ def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
     problems = []
     if entry.gates.float.min is None:
         problems.append(f"gates.float: has no min, and float has no rung below to drop from; write the lowest acceptable {entry.metric}")
+    wanted = entry.samples.probe
+    if entry.samples.evaluation is not None and entry.samples.evaluation < wanted:
+        problems.append(
+            f"samples.evaluation: {entry.samples.evaluation} is less than samples.probe {wanted}, which int.fidelity and hbm.bit_exact compare: "
+            f"they would stay unprovable; write evaluation: {wanted} or more, or a smaller probe"
+        )
     if entry.artifacts.calib is None and entry.artifacts.qat is None and not all(target.ptq for target in entry.targets):
         problems.append("artifacts: neither calib nor qat, so nothing is quantised; name at least one checkpoint, or give the target a ptq")
     if any(target.source == "onnx" for target in entry.targets):
@@ -112,6 +118,12 @@ class _Trial:
         except QATLadderError as error:
             yield f"{step}: {_one_line(error)}"
             return
+        wanted = self.entry.samples.probe
+        if exported["count"] < min(SAMPLES, wanted):
+            yield (
+                f"adapter.samples: yields {exported['count']} of the split `evaluation`, int.fidelity and hbm.bit_exact compare {wanted} "
+                "(samples.probe): they would stay unprovable; yield more, or write a smaller probe"
+            )
         if any(target.ptq for target in self.entry.targets):
             try:
                 self._job("export_samples", "calibration", split="calibration", limit=1, out=str(self.folder / "calibration"))

@@ -236,6 +236,15 @@ def test_expectations_are_of_outputs_the_model_has(camera: Any) -> None:
     assert camera(expectations=[{**unknown, "output": "y"}]) == []
 
 
+def test_the_samples_are_enough_to_prove_anything(toy_zoo: ToyZoo, camera: Any) -> None:
+    problem = only(camera(samples={"evaluation": 3, "probe": 4}))
+    assert problem.startswith("samples.evaluation: 3 is less than samples.probe 4")
+    adapter = toy_zoo.folder / "zoo" / "toy.py"
+    adapter.write_text(CAMERA.replace("for index in range(10):\n            picture", "for index in range(2):\n            picture"))
+    assert only(camera()).startswith("adapter.samples: yields 2 of the split `evaluation`, int.fidelity and hbm.bit_exact compare 4")
+    assert camera(samples={"probe": 2}) == []
+
+
 def test_the_data_the_adapter_reads_is_there(toy_zoo: ToyZoo, camera: Any) -> None:
     problem = only(camera(data=["toy", "pictures/val"]))
     assert problem.startswith(f"data: {toy_zoo.artifacts.parent / 'pictures/val'} does not exist")
