@@ -131,17 +131,29 @@ class _Trial:
                 raise
             except QATLadderError as error:
                 yield f"adapter.samples: a ptq target needs the split `calibration`: {_one_line(error)}"
+        yield from self._repeated(exported["samples_sha256"])
+        sound = True
         for spec in self.entry.inputs:
             if spec.name not in exported["inputs"] or spec.name not in tensors:
                 yield f"inputs.{spec.name}: the adapter has no such input; it has {', '.join(tensors)}"
+                sound = False
                 continue
-            yield from _input(spec, np.load(exported["inputs"][spec.name]), np.load(tensors[spec.name]))
+            raw, tensor = np.load(exported["inputs"][spec.name]), np.load(tensors[spec.name])
+            misfits = list(_misfits(spec, raw, tensor))
+            yield from misfits
+            sound &= not misfits
+            if spec.is_image and not misfits:
+                yield from _preprocessing(spec, raw, tensor)
         ran: dict[str, dict[str, str]] = {}
         for rung, path in checkpoints.items():
             try:
                 outputs = self._job("infer", rung, rung=rung, artifact=str(path), tensors=tensors, out=str(self.folder / f"out-{rung}"))
             except BrokenError as error:
                 yield f"artifacts.{rung}: its job broke, loading {path}: {_one_line(error)}"
+                continue
+            except RunnerError as error:
+                if sound:  # else the inputs are at fault, and said to be
+                    yield f"artifacts.{rung}: the adapter cannot load and run {path}: {_one_line(error)}"
                 continue
             except QATLadderError as error:
                 yield f"artifacts.{rung}: {path} cannot be loaded and run, make it anew: {_one_line(error)}"
@@ -155,7 +167,23 @@ class _Trial:
             answered = next(iter(ran.values()))
             yield from self._metric(answered, exported["targets"])
             yield from self._results(answered)
-            yield from self._origin(ran, tensors)
+            if sound:
+                yield from self._origin(ran, tensors)
+
+    def _repeated(self, sha256: str) -> Iterator[str]:
+        """Are the samples the same when they are asked for again? A drop between two rungs means nothing otherwise."""
+        try:
+            again = self._job("export_samples", "again", split="evaluation", limit=SAMPLES, out=str(self.folder / "again"))
+        except BrokenError:
+            raise
+        except QATLadderError as error:
+            yield f"adapter.samples: fails when it is asked again: {_one_line(error)}"
+            return
+        if again["samples_sha256"] != sha256:
+            yield (
+                "adapter.samples: yields other samples when it is asked again, so that no two rungs could be compared; fix their order, and the seed of "
+                "whatever is random"
+            )
 
     def _origin(self, ran: dict[str, dict[str, str]], tensors: dict[str, str]) -> Iterator[str]:
         """Was the ONNX exported from the entry's checkpoint? Asked where the environment's ONNX Runtime can run it, within `fidelity`."""
@@ -249,27 +277,21 @@ def _programs(entry: Entry) -> Iterator[tuple[str, OnBoard]]:
     return ((target.id, target.onboard) for target in entry.targets if target.onboard is not None)
 
 
-def _input(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str]:
-    """One input: samples as the world delivers them, and the training tensors the adapter makes of them."""
+def _misfits(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str]:
+    """What of one input is no sample as the world delivers it, or no training tensor as the entry declares it."""
     field = f"inputs.{spec.name}"
     if len(tensor) != len(raw):
         yield f"{field}: preprocess gives {list(tensor.shape)} for {len(raw)} samples; give every sample a batch axis of 1"
         return
-    sound = True
     if spec.is_image and (raw.dtype != np.uint8 or raw.shape[1:] != (*spec.height_width, 3)):
         yield f"{field}: samples are {raw.dtype} {list(raw.shape[1:])}, an image is uint8 {[*spec.height_width, 3]}"
-        sound = False
     if tensor.dtype != np.float32 or tensor.shape[1:] != spec.shape[1:]:
         yield (
             f"{field}: preprocess gives {tensor.dtype} {[1, *tensor.shape[1:]]}, the entry declares float32 {list(spec.shape)}; "
             "correct shape and layout, or the adapter"
         )
-        sound = False
     if not np.isfinite(tensor).all():
         yield f"{field}: preprocess gives NaN or infinity; correct the adapter"
-        sound = False
-    if spec.is_image and sound:
-        yield from _preprocessing(spec, raw, tensor)
 
 
 def _preprocessing(spec: InputSpec, pictures: np.ndarray, trained: np.ndarray) -> Iterator[str]:

@@ -236,6 +236,36 @@ def test_expectations_are_of_outputs_the_model_has(camera: Any) -> None:
     assert camera(expectations=[{**unknown, "output": "y"}]) == []
 
 
+def changed(toy_zoo: ToyZoo, old: str, new: str) -> None:
+    assert old in CAMERA
+    (toy_zoo.folder / "zoo" / "toy.py").write_text(CAMERA.replace(old, new))
+
+
+def test_samples_are_the_same_every_time(toy_zoo: ToyZoo, camera: Any) -> None:
+    changed(toy_zoo, "default_rng(0)", "default_rng()")
+    assert only(camera()).startswith("adapter.samples: yields other samples when it is asked again")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('{"x": picture}, index', '{"x": picture / 255}, index', "inputs.x: samples are float64 [4, 6, 3], an image is uint8"),
+        ("transpose(2, 0, 1)[None]", "transpose(2, 0, 1)", "inputs.x: preprocess gives [12, 4, 6] for 4 samples"),
+        ("transpose(2, 0, 1)[None]", "transpose(2, 0, 1)[None, :2]", "inputs.x: preprocess gives float32 [1, 2, 4, 6]"),
+    ],
+)
+def test_a_wrong_input_is_not_called_a_wrong_checkpoint_or_onnx(toy_zoo: ToyZoo, camera: Any, old: str, new: str, said: str) -> None:
+    changed(toy_zoo, old, new)
+    assert only(camera()).startswith(said)
+
+
+def test_a_load_that_fails_is_the_adapters_and_no_reason_to_make_the_checkpoint_anew(toy_zoo: ToyZoo, camera: Any) -> None:
+    changed(toy_zoo, 'lambda t: {"y": ', 'lambda t: {"y": t["z"] + ')
+    problems = camera()
+    assert [problem.split(":")[0] for problem in problems] == ["artifacts.float", "artifacts.calib", "artifacts.qat"]
+    assert all("the adapter cannot load and run" in problem and "KeyError" in problem and "anew" not in problem for problem in problems)
+
+
 def test_the_samples_are_enough_to_prove_anything(toy_zoo: ToyZoo, camera: Any) -> None:
     problem = only(camera(samples={"evaluation": 3, "probe": 4}))
     assert problem.startswith("samples.evaluation: 3 is less than samples.probe 4")
