@@ -10,10 +10,12 @@ import onnx
 import pytest
 from tests.unit.toolchains.test_hmct_rewrite import Builder
 
+from qatladder.errors import ToolchainError
+from qatladder.toolchains import hmct_vendor
 from qatladder.toolchains.foresight import refusals
 from qatladder.toolchains.hmct_ptq import check_nodes
 from qatladder.zoo.load import Zoo
-from qatladder.zoo.schema import Entry
+from qatladder.zoo.schema import Entry, Target
 
 IMAGE = {"name": "data", "shape": [1, 3, 8, 8], "type_train": "rgb", "type_rt": "nv12", "source": "pyramid"}
 
@@ -77,6 +79,13 @@ def test_a_node_that_is_not_in_the_model_is_named_with_what_is_like_it(tmp_path:
     assert "closest to /head/conv: /head/Conv" in problem
     assert "run_on_bpu" in problem
     check_nodes(plain(), {"run_on_cpu": (), "run_on_bpu": ("/head/Conv",)})
+
+
+def test_the_conversion_refuses_it_before_any_tool_is_started(tmp_path: Path) -> None:
+    (tmp_path / "float.onnx").write_bytes(plain().SerializeToString())
+    target = Target(march="bayes", ptq={"run_on_cpu": ["/head/conv"]}).model_dump(mode="json")
+    with pytest.raises(ToolchainError, match="names a node the exported model does not have"):
+        hmct_vendor.convert("net", str(tmp_path / "float.onnx"), str(tmp_path), [IMAGE], target, {})
 
 
 def test_nash_takes_no_other_inputs_and_no_given_hbm(tmp_path: Path) -> None:
