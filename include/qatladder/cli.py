@@ -782,10 +782,14 @@ def zoo_list(as_json: bool) -> None:
 @click.argument("models", nargs=-1)
 @json_option
 def zoo_lint(models: Sequence[str], as_json: bool) -> None:
-    """Find the mistakes of entries: fields, files, adapter, shapes, preprocessing, boards. Exit code 1 when there are any."""
+    """Find the mistakes of entries: fields, files, adapter, shapes, preprocessing, what a toolchain refuses, boards.
+
+    Exit code 1 when there are any.
+    """
     from qatladder.boards.fleet import load_fleet
     from qatladder.errors import ConfigError
     from qatladder.settings import load_settings
+    from qatladder.toolchains.foresight import refusals
     from qatladder.zoo import load_zoo
     from qatladder.zoo.lint import lint_entry
 
@@ -805,7 +809,7 @@ def zoo_lint(models: Sequence[str], as_json: bool) -> None:
     for path, entry in zoo.entries.items():
         if models and entry.model not in models:
             continue
-        problems = lint_entry(zoo, entry)
+        problems = lint_entry(zoo, entry) + refusals(zoo, entry)
         for target in entry.targets:
             try:
                 fleet.boards_for(target.march, target.boards)

@@ -147,6 +147,7 @@ class SecondOpinion:
         said: lines of its console that speak of a failure; its exit code is not believed either way.
         skew: why its version cannot speak for this hbm; empty when it can.
         log: its console.
+        rows: of a tool that dumps nothing and prints a table: per output of the int model what it says differs, "" where nothing does.
     """
 
     tool: str
@@ -154,6 +155,7 @@ class SecondOpinion:
     said: tuple[str, ...]
     skew: str
     log: Path
+    rows: tuple[tuple[str, str], ...] = ()
 
 
 def versions_of(environment: Environment, call: str, work: Path, timeout: float) -> dict[str, str]:

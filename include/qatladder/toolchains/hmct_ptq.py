@@ -5,6 +5,7 @@ Runs in the vendor environment (Python 3.10, onnx 1.15).
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ def prepare(model: onnx.ModelProto, shapes: dict[str, list[int]], name: str) -> 
         )
     model.graph.name = name
     return model
+
+
+def check_nodes(model: onnx.ModelProto, ptq: dict[str, Any]) -> None:
+    """Raises ToolchainError when `run_on_cpu` or `run_on_bpu` of a `ptq` names a node the exported model does not have."""
+    names = [node.name for node in model.graph.node]
+    for option in ("run_on_cpu", "run_on_bpu"):
+        if unknown := [name for name in ptq[option] if name not in names]:
+            near = [f"closest to {name}: {', '.join(get_close_matches(name, names, 3)) or 'none'}" for name in unknown]
+            raise ToolchainError(
+                "the target's ptq names a node the exported model does not have",
+                f"correct `{option}` of the target's ptq; names change with every export by another torch",
+                expected=f"nodes of the exported model; {'; '.join(near)}",
+                found=", ".join(unknown),
+            )
 
 
 def write_calibration(files: dict[str, str], inputs: list[dict[str, Any]], folder: Path) -> None:

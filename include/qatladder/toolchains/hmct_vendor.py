@@ -72,6 +72,7 @@ def convert(
         rewritten = rewrite(exported, shapes, name)
         exported, pairs = rewritten.model, rewritten.pairs
     else:
+        hmct_ptq.check_nodes(exported, target["ptq"])
         exported = hmct_ptq.prepare(exported, shapes, name)
         hmct_ptq.write_calibration(calibration or {}, inputs, work / "calibration")
     (work / "model.onnx").write_bytes(exported.SerializeToString(deterministic=True))

@@ -65,12 +65,7 @@ class Nash:
         calibration: dict[str, Path] | None = None,
     ) -> Conversion:
         if hbm is not None:
-            raise ToolchainError(
-                "that a given hbm comes from this model cannot be proven on nash: no published format says what it was compiled from",
-                "leave `artifacts.hbm` out; it is compiled from the exported model",
-                model=entry.model,
-                file=hbm,
-            )
+            raise unproven(entry, hbm)
         folder.mkdir(parents=True, exist_ok=True)
         arguments = {
             "model": entry.model,
@@ -142,7 +137,7 @@ class Nash:
             inputs=tuple(_feature(item, source) for item, source in zip(value["inputs"], sources, strict=True)),
             outputs=tuple(_feature(item, "") for item in value["outputs"]),
             versions={"hbdk4 of the hbm": value["toolkit"]},
-            contradiction=value["contradiction"],
+            contradiction="",  # no hbm is given, see `unproven`: it was compiled together with its .bc, from the same model
         )
 
     def simulate(self, hbm: Path, inputs: dict[str, list[Path]], folder: Path, log: Log) -> dict[str, Path]:
@@ -164,12 +159,35 @@ class Nash:
     def second_opinion(
         self, int_model: Path, hbm: Path, model: IntModel, tensors: dict[str, Path], frames: dict[str, Path], folder: Path, log: Log
     ) -> SecondOpinion | None:
-        return None
+        folder.mkdir(parents=True, exist_ok=True)
+        arguments = {
+            "bc": str(int_model.resolve()),
+            "hbm": str(hbm.resolve()),
+            "inputs": [{"name": item.name, "type_rt": _type_of(item)} for item in model.inputs],
+            "files": {name: str(path.resolve()) for name, path in {**tensors, **frames}.items()},
+            "folder": str(folder.resolve()),
+        }
+        value = self._job("verify", arguments, folder, log, rung="hbm")
+        if value is None:
+            log("this environment has no hb_verifier: its opinion is missing")
+            return None
+        rows = tuple((str(output), str(difference)) for output, difference in value["rows"])
+        return SecondOpinion(value["tool"], {}, (), "", Path(value["log"]), rows)
 
     def _job(self, function: str, arguments: dict[str, Any], folder: Path, log: Log | None, **where: Any) -> Any:
         assert self._environment is not None
         call = f"qatladder.toolchains.nash_user:{function}"
         return run_job(self._environment, call, arguments, folder, timeout=self._timeout, log=log, **where).value
+
+
+def unproven(entry: Entry, hbm: Path) -> ToolchainError:
+    """The answer to `artifacts.hbm` of a nash target."""
+    return ToolchainError(
+        "that a given hbm comes from this model cannot be proven on nash: no published format says what it was compiled from",
+        "leave `artifacts.hbm` out; it is compiled from the exported model",
+        model=entry.model,
+        file=hbm,
+    )
 
 
 def _type_of(item: IntInput) -> str:

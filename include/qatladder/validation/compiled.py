@@ -105,12 +105,15 @@ class _Work:
             if "cpu" in where
             else "operators not placed by the tools"
         )
+        on_cpu = (
+            f"at most {gate.max_cpu_ops} on the CPU" if "cpu" in where else "operators on the CPU not judged: the tools do not place them"
+        )
         evidence = [self.built.products[role] for role in ("hbm", "perf_html", "perf_json", "log") if role in self.built.products]
         return Answer(
             not problems,
             f"{placed}; estimated latency {report.latency_ms:g} ms, "
             f"{report.fps:.0f} FPS, DDR {report.ddr_mb:.3f} MB per frame, size {report.size_mb:.3f} MB",
-            "; ".join([f"every operator accepted, at most {gate.max_cpu_ops} on the CPU", f"march {context.target.march}", *limits]),
+            "; ".join([f"every operator accepted, {on_cpu}", f"march {context.target.march}", *limits]),
             reason="; ".join(problems),
             values={
                 **{key: getattr(report, key) for key in FIGURES},
@@ -126,7 +129,7 @@ class _Work:
         factor = self.context.target.perf.max_growth
         if factor is None:
             return [], []
-        found = newest_passed(self.context, "hbm.compile", lambda check: all(check.values.get(key) for key in GROWING))
+        found = newest_passed(self.context, "hbm.compile", lambda check: all(check.values.get(key) for key in FIGURES))
         if found is None:
             return [f"growth <= {factor:g} x not judged: no earlier compilation of this ladder passed; this one is the first"], []
         run, check = found
@@ -135,7 +138,10 @@ class _Work:
             for key in GROWING
             if getattr(report, key) > factor * check.values[key]
         ]
-        return [f"{', '.join(GROWING)} <= {factor:g} x those of {run}"], grown
+        before = check.values["fps"]  # of several cores, or of one beside its DDR: not the latency's reciprocal
+        if factor * report.fps < before:
+            grown.append(f"fps {report.fps:g} is {report.fps / before:.2f} x the {before:g} of {run}")
+        return [f"{', '.join(GROWING)} <= {factor:g} x those of {run}, fps >= those / {factor:g}"], grown
 
     def _skew(self, report: CompileReport) -> list[str]:
         """Tools of another version than the hbm was built with cannot speak for it."""

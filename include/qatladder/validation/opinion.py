@@ -1,4 +1,7 @@
-"""The vendor's own comparison of int model and hbm, beside ours: its numbers are judged by our numerics, its verdict is not read."""
+"""The vendor's own comparison of int model and hbm, beside ours: its numbers are judged by our numerics, its verdict is not read.
+
+A tool that dumps no integers speaks by the rows of its table, every one of them: see `SecondOpinion.rows`.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +63,11 @@ def with_second_opinion(context: Context, answer: Answer, built: RungResult, hbm
             if not judged:
                 problems.append(f"{opinion.tool} ({where}) computes another {item.name}: {judged.reason}; looks like: {judged.fingerprint}")
             evidence.append(context.keep(f"verifier/{where}/{item.raw_name}", dumps[item.raw_name], "verifier.npy"))
+    for output, difference in opinion.rows:
+        texts.append(f"{output}: {difference or 'consistent'}")
+        values["outputs"][output] = difference
+        if difference:
+            problems.append(f"{opinion.tool} computes another {output}: {difference}")
     if opinion.skew:
         problems.append(f"version skew: {opinion.skew}")
     if opinion.said and not problems:

@@ -17,6 +17,7 @@ import numpy as np
 from qatladder.errors import BrokenError, QATLadderError, RunnerError
 from qatladder.numerics.compare import compare
 from qatladder.numerics.contract import GRAY_LEVEL_SHARE, InputContract, explain_difference
+from qatladder.runner import adapters
 from qatladder.runner.client import run_job
 from qatladder.zoo.load import Zoo
 from qatladder.zoo.schema import Entry, InputSpec, OnBoard
@@ -37,6 +38,12 @@ def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
     problems = []
     if entry.gates.float.min is None:
         problems.append(f"gates.float: has no min, and float has no rung below to drop from; write the lowest acceptable {entry.metric}")
+    wanted = entry.samples.probe
+    if entry.samples.evaluation is not None and entry.samples.evaluation < wanted:
+        problems.append(
+            f"samples.evaluation: {entry.samples.evaluation} is less than samples.probe {wanted}, which int.fidelity and hbm.bit_exact compare: "
+            f"they would stay unprovable; write evaluation: {wanted} or more, or a smaller probe"
+        )
     if entry.artifacts.calib is None and entry.artifacts.qat is None and not all(target.ptq for target in entry.targets):
         problems.append("artifacts: neither calib nor qat, so nothing is quantised; name at least one checkpoint, or give the target a ptq")
     if any(target.source == "onnx" for target in entry.targets):
@@ -54,6 +61,11 @@ def lint_entry(zoo: Zoo, entry: Entry) -> list[str]:
             problems.append(
                 f"targets.{target.id}.environment: zoo.yaml defines no {target.environment}; it defines {', '.join(zoo.environments)}"
             )
+    problems += [
+        f"data: {path} does not exist, so that nothing tells whether the adapter reads the same data every night; correct the path"
+        for path in (zoo.artifact_root / name for name in entry.data)
+        if not path.exists()
+    ]
     for target_id, program in _programs(entry):
         problems += [
             f"targets.{target_id}.onboard.files: {zoo.folder / file} does not exist; build it, or correct the path"
@@ -83,6 +95,8 @@ class _Trial:
     def __init__(self, zoo: Zoo, entry: Entry, folder: Path) -> None:
         self.entry = entry
         self.zoo = zoo.folder
+        self.exported_file = zoo.artifact(entry, "onnx")
+        self.exported = _exported_outputs(zoo, entry)
         self.environment = zoo.environment(entry)
         self.adapter = {"adapter": zoo.adapter(entry), "options": entry.adapter_options}
         self.folder = folder
@@ -104,6 +118,12 @@ class _Trial:
         except QATLadderError as error:
             yield f"{step}: {_one_line(error)}"
             return
+        wanted = self.entry.samples.probe
+        if exported["count"] < min(SAMPLES, wanted):
+            yield (
+                f"adapter.samples: yields {exported['count']} of the split `evaluation`, int.fidelity and hbm.bit_exact compare {wanted} "
+                "(samples.probe): they would stay unprovable; yield more, or write a smaller probe"
+            )
         if any(target.ptq for target in self.entry.targets):
             try:
                 self._job("export_samples", "calibration", split="calibration", limit=1, out=str(self.folder / "calibration"))
@@ -111,17 +131,29 @@ class _Trial:
                 raise
             except QATLadderError as error:
                 yield f"adapter.samples: a ptq target needs the split `calibration`: {_one_line(error)}"
+        yield from self._repeated(exported["samples_sha256"])
+        sound = True
         for spec in self.entry.inputs:
             if spec.name not in exported["inputs"] or spec.name not in tensors:
                 yield f"inputs.{spec.name}: the adapter has no such input; it has {', '.join(tensors)}"
+                sound = False
                 continue
-            yield from _input(spec, np.load(exported["inputs"][spec.name]), np.load(tensors[spec.name]))
-        answered: dict[str, str] = {}
+            raw, tensor = np.load(exported["inputs"][spec.name]), np.load(tensors[spec.name])
+            misfits = list(_misfits(spec, raw, tensor))
+            yield from misfits
+            sound &= not misfits
+            if spec.is_image and not misfits:
+                yield from _preprocessing(spec, raw, tensor)
+        ran: dict[str, dict[str, str]] = {}
         for rung, path in checkpoints.items():
             try:
                 outputs = self._job("infer", rung, rung=rung, artifact=str(path), tensors=tensors, out=str(self.folder / f"out-{rung}"))
             except BrokenError as error:
                 yield f"artifacts.{rung}: its job broke, loading {path}: {_one_line(error)}"
+                continue
+            except RunnerError as error:
+                if sound:  # else the inputs are at fault, and said to be
+                    yield f"artifacts.{rung}: the adapter cannot load and run {path}: {_one_line(error)}"
                 continue
             except QATLadderError as error:
                 yield f"artifacts.{rung}: {path} cannot be loaded and run, make it anew: {_one_line(error)}"
@@ -129,10 +161,66 @@ class _Trial:
             endless = [name for name, file in outputs["tensors"].items() if not np.isfinite(np.load(file)).all()]
             if endless:
                 yield f"artifacts.{rung}: its output {', '.join(endless)} is not finite; evaluate the checkpoint on its own"
-            answered = answered or outputs["tensors"]
-        if answered:
+            else:
+                ran[rung] = outputs["tensors"]
+        if ran:
+            answered = next(iter(ran.values()))
             yield from self._metric(answered, exported["targets"])
             yield from self._results(answered)
+            if sound:
+                yield from self._origin(ran, tensors)
+
+    def _repeated(self, sha256: str) -> Iterator[str]:
+        """Are the samples the same when they are asked for again? A drop between two rungs means nothing otherwise."""
+        try:
+            again = self._job("export_samples", "again", split="evaluation", limit=SAMPLES, out=str(self.folder / "again"))
+        except BrokenError:
+            raise
+        except QATLadderError as error:
+            yield f"adapter.samples: fails when it is asked again: {_one_line(error)}"
+            return
+        if again["samples_sha256"] != sha256:
+            yield (
+                "adapter.samples: yields other samples when it is asked again, so that no two rungs could be compared; fix their order, and the seed of "
+                "whatever is random"
+            )
+
+    def _origin(self, ran: dict[str, dict[str, str]], tensors: dict[str, str]) -> Iterator[str]:
+        """Was the ONNX exported from the entry's checkpoint? Asked where the environment's ONNX Runtime can run it, within `fidelity`."""
+        converting = [target for target in self.entry.targets if target.source == "onnx"]
+        trained = "qat" if self.entry.artifacts.qat is not None else "calib"
+        source = "float" if all(target.ptq is not None for target in converting) else trained
+        if source not in ran or not self.exported or self.environment.place is not None or set(self.exported) - set(ran[source]):
+            return
+        arguments = {"adapter": f"{Path(adapters.__file__).resolve()}:OnnxModel", "options": {}, "artifact": str(self.exported_file)}
+        try:
+            found = self._job("infer", "onnx", **arguments, rung=source, tensors=tensors, out=str(self.folder / "onnx"))["tensors"]
+        except QATLadderError:
+            return  # no ONNX Runtime there, or one that does not take this model: nothing was learnt about it
+        gap = self._gap(ran[source], found)
+        if gap:
+            other = next((rung for rung in reversed(ran) if rung != source and not self._gap(ran[rung], found)), "")
+            follows = f"it follows artifacts.{other}" if other else "it follows no checkpoint of the entry"
+            yield f"artifacts.onnx: was not exported from artifacts.{source}: {gap}; {follows}; export it from {source} again, or correct the path"
+
+    def _gap(self, checkpoint: dict[str, str], exported: dict[str, str]) -> str:
+        """The first output of the exported model that does not follow the checkpoint's; empty when all do."""
+        limits = self.entry.fidelity
+        for name in self.exported:
+            if name not in checkpoint:
+                return f"{name} is no output of it"
+            theirs, ours = np.load(checkpoint[name]), np.load(exported[name])
+            if theirs.size != ours.size:
+                return f"{name} is {list(ours.shape)} for {list(theirs.shape)}"
+            if not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+                return f"{name} is not finite"
+            found = compare(theirs.astype(np.float32), ours.reshape(theirs.shape).astype(np.float32), name, profile=False)
+            if found.cosine < limits.min_cosine or found.mean_lsb > limits.max_mean_lsb:
+                return (
+                    f"{name} cosine {found.cosine:.6f}, mean {found.mean_lsb:.3g} LSB "
+                    f"(fidelity: >= {limits.min_cosine:g}, <= {limits.max_mean_lsb:g} LSB)"
+                )
+        return ""
 
     def _metric(self, outputs: dict[str, str], targets: str) -> Iterator[str]:
         try:
@@ -151,7 +239,15 @@ class _Trial:
             yield f"metric: is {self.entry.metric}, the adapter's primary metric is {metric}; write metric: {metric}"
 
     def _results(self, outputs: dict[str, str]) -> Iterator[str]:
-        """What the on-board programs dump: outputs the model has, and parts of a prediction the adapter makes."""
+        """What others say of the outputs: the exported model, the expectations, and the on-board programs, which also dump predictions."""
+        if strange := [name for name in self.exported if name not in outputs]:
+            yield (
+                f"artifacts.onnx: the adapter's model has no output {', '.join(strange)}, as the exported one has; it has {', '.join(outputs)}; "
+                "export it with these output_names, or correct the names the adapter gives"
+            )
+        for name in dict.fromkeys(item.output for item in self.entry.expectations):
+            if name not in outputs:
+                yield f"expectations: the model has no output {name}; it has {', '.join(outputs)}"
         prediction: Any = None
         for target, program in _programs(self.entry):
             for item in program.outputs:
@@ -181,27 +277,21 @@ def _programs(entry: Entry) -> Iterator[tuple[str, OnBoard]]:
     return ((target.id, target.onboard) for target in entry.targets if target.onboard is not None)
 
 
-def _input(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str]:
-    """One input: samples as the world delivers them, and the training tensors the adapter makes of them."""
+def _misfits(spec: InputSpec, raw: np.ndarray, tensor: np.ndarray) -> Iterator[str]:
+    """What of one input is no sample as the world delivers it, or no training tensor as the entry declares it."""
     field = f"inputs.{spec.name}"
     if len(tensor) != len(raw):
         yield f"{field}: preprocess gives {list(tensor.shape)} for {len(raw)} samples; give every sample a batch axis of 1"
         return
-    sound = True
     if spec.is_image and (raw.dtype != np.uint8 or raw.shape[1:] != (*spec.height_width, 3)):
         yield f"{field}: samples are {raw.dtype} {list(raw.shape[1:])}, an image is uint8 {[*spec.height_width, 3]}"
-        sound = False
     if tensor.dtype != np.float32 or tensor.shape[1:] != spec.shape[1:]:
         yield (
             f"{field}: preprocess gives {tensor.dtype} {[1, *tensor.shape[1:]]}, the entry declares float32 {list(spec.shape)}; "
             "correct shape and layout, or the adapter"
         )
-        sound = False
     if not np.isfinite(tensor).all():
         yield f"{field}: preprocess gives NaN or infinity; correct the adapter"
-        sound = False
-    if spec.is_image and sound:
-        yield from _preprocessing(spec, raw, tensor)
 
 
 def _preprocessing(spec: InputSpec, pictures: np.ndarray, trained: np.ndarray) -> Iterator[str]:
@@ -292,6 +382,20 @@ def _onnx(zoo: Zoo, entry: Entry) -> Iterator[str]:
         if found[name].elem_type != onnx.TensorProto.FLOAT:
             kind = onnx.TensorProto.DataType.Name(found[name].elem_type).lower()
             yield f"inputs.{name}: the exported model takes {kind}, not float32; export the training model itself"
+
+
+def _exported_outputs(zoo: Zoo, entry: Entry) -> list[str]:
+    """Names of the exported model's outputs; none where no target converts it, or `_onnx` says what is wrong with the file."""
+    path = zoo.artifact(entry, "onnx")
+    if path is None or not path.is_file() or all(target.source != "onnx" for target in entry.targets):
+        return []
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return [item.name for item in onnx.load(str(path), load_external_data=False).graph.output]
+    except (OSError, DecodeError):
+        return []
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

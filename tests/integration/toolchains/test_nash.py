@@ -24,7 +24,7 @@ from qatladder.errors import ArtifactError, BrokenError, ToolchainError
 from qatladder.ladder import LadderResult, Status
 from qatladder.runner.client import Environment
 from qatladder.settings import PROJECT, load_settings
-from qatladder.toolchains.base import Conversion
+from qatladder.toolchains.base import Conversion, SecondOpinion
 from qatladder.toolchains.hmct import Hmct
 from qatladder.toolchains.nash import Nash
 from qatladder.validation import finish_ladder, plan, run_rung
@@ -84,7 +84,10 @@ def test_a_qat_model_climbs_from_float_to_hbm(climb: Callable[..., LadderResult]
     result = climb(["float", "qat", "int", "hbm"])
     assert unmet(result) == []
     found = {check.id: check for check in result.checks}
-    assert found["hbm.bit_exact"].measured == "out: 0 of 12288 elements differ on 4 samples; compiled from this int model"
+    assert found["hbm.bit_exact"].measured == (
+        "out: 0 of 12288 elements differ on 4 samples; compiled from this int model; hb_verifier: out: consistent"
+    )
+    assert found["hbm.bit_exact"].values["verifier"]["outputs"] == {"out": ""}
     assert found["int.fidelity"].values["outputs"]["out"]["cosine"] > 0.999
 
 
@@ -189,9 +192,12 @@ class TestWrong:
             )
         assert caught.value.where["size"] == f"{len(data) // 2} bytes"
 
-    def test_a_row_that_differs_counts_although_it_is_not_the_last(
-        self, python: Path, entry: dict[str, Any], conversion: Conversion, tmp_path: Path
-    ) -> None:
+    def opinion(self, python: Path, front: Path, conversion: Conversion, folder: Path) -> SecondOpinion | None:
+        np.save(folder / "frames.npy", nets.nv12_pictures(np.random.default_rng(4), 2, *zoo.SIZE))
+        files, products = {"data": folder / "frames.npy"}, conversion.products
+        return toolchain(python, front).second_opinion(products["int"], products["hbm"], conversion.model, {}, files, folder / "o", print)
+
+    def test_a_row_that_differs_counts_although_it_is_not_the_last(self, python: Path, conversion: Conversion, tmp_path: Path) -> None:
         """As the older build: it exits with 0, and its last row is consistent."""
         table = (
             "| OutputName | Consistency | Mismatched Elements | Max Abs Diff | Max Rel Diff |",
@@ -199,20 +205,25 @@ class TestWrong:
             "| other      | True        | 0/10 (0.00%)        | 0.000000     | 0.000000     |",
         )
         front = self.put(tmp_path / "bin", "hb_verifier", "".join(f"echo '2026-09-24 19:23:35,883 INFO {row}'\n" for row in table))
-        products = conversion.products
-        report = toolchain(python, front).compile_report(
-            products["int"], products["hbm"], None, tmp_path / "r", print, entry=Entry.model_validate(entry)
-        )
-        assert report.contradiction == "hb_verifier finds out of j6_head.hbm differing: 3 elements, largest difference 0.25"
+        found = self.opinion(python, front, conversion, tmp_path)
+        assert found is not None
+        assert found.rows == (("out", "3 elements, largest difference 0.25"), ("other", ""))
+        assert "False" in found.log.read_text()
 
-    def test_a_table_without_an_output_was_cut(self, python: Path, entry: dict[str, Any], conversion: Conversion, tmp_path: Path) -> None:
+    def test_a_table_without_an_output_was_cut(self, python: Path, conversion: Conversion, tmp_path: Path) -> None:
         front = self.put(tmp_path / "bin", "hb_verifier", "echo nothing to see\n")
-        products = conversion.products
         with pytest.raises(BrokenError) as caught:
-            toolchain(python, front).compile_report(
-                products["int"], products["hbm"], None, tmp_path / "r", print, entry=Entry.model_validate(entry)
-            )
+            self.opinion(python, front, conversion, tmp_path)
         assert caught.value.kind == "console"
+
+    def test_the_hbm_is_described_although_hb_verifier_fails(
+        self, python: Path, entry: dict[str, Any], conversion: Conversion, tmp_path: Path
+    ) -> None:
+        front = self.put(tmp_path / "bin", "hb_verifier", "exit 1\n")
+        report = toolchain(python, front).compile_report(
+            conversion.products["int"], conversion.products["hbm"], None, tmp_path / "r", print, entry=Entry.model_validate(entry)
+        )
+        assert report.march == "nash-e"
 
 
 def test_the_guide_builds_an_entry_from_nothing(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,13 @@ def test_a_tensor_goes_back_to_the_planes_it_came_from(rows: int, columns: int, 
     np.testing.assert_array_equal(planes[1], uv[None])
 
 
+def test_the_planes_of_a_picture_are_its_bytes_in_order() -> None:
+    frame = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4)
+    luma, chroma = nash_user.nv12_planes(frame)
+    assert (luma.shape, chroma.shape) == ((1, 4, 4, 1), (1, 2, 2, 2))
+    assert luma.tobytes() + chroma.tobytes() == frame.tobytes()
+
+
 def test_a_tensor_of_no_picture_is_refused() -> None:
     tensor = np.zeros((2, 2, 3), np.int8)
     tensor[0, 1, 2] = 1

@@ -47,6 +47,20 @@ def test_growth_is_held_against_the_newest_compilation_that_passed(lab: Lab) -> 
     assert "latency_ms 1.45 is 1.12 x the 1.3 of cli-20261102T000000Z-aaaa" in fourth.reason
 
 
+def test_a_frame_rate_that_falls_is_growth_although_the_latency_stays(lab: Lab) -> None:
+    lab.entry(targets=target(max_growth=1.1))
+    lab.toolchain.report = {"fps": 1600.0}
+    compiled("cli-20261101T000000Z-aaaa")
+    lab.toolchain.report = {"fps": 1500.0}
+    second, _ = compiled("cli-20261102T000000Z-aaaa")
+    assert second.status is Status.PASSED
+    assert "fps >= those / 1.1" in second.expected
+    lab.toolchain.report = {"fps": 800.0}
+    third, _ = compiled("cli-20261103T000000Z-aaaa")
+    assert third.status is Status.FAILED
+    assert third.reason == "fps 800 is 0.53 x the 1500 of cli-20261102T000000Z-aaaa"
+
+
 def test_without_the_gate_growth_is_recorded_only(lab: Lab) -> None:
     compiled("cli-20261101T000000Z-aaaa")
     lab.toolchain.report = {"ddr_mb": 0.9}
@@ -73,3 +87,13 @@ def test_operators_on_the_cpu_are_named_with_their_share(lab: Lab) -> None:
     lab.entry(targets=target(max_cpu_ops=1))
     allowed, _ = compiled("again")
     assert allowed.status is Status.PASSED
+
+
+def test_where_operators_run_is_not_claimed_by_tools_that_do_not_say_it(lab: Lab) -> None:
+    placed, _ = compiled("run")
+    assert "every operator accepted, at most 0 on the CPU" in placed.expected
+    lab.toolchain.report = {"operators": {}, "cpu_operators": ()}
+    check, _ = compiled("again")
+    assert "at most" not in check.expected
+    assert "operators on the CPU not judged: the tools do not place them" in check.expected
+    assert "operators not placed by the tools" in check.measured

@@ -66,6 +66,17 @@ def test_one_other_integer_fails_whatever_it_says(ask: Any) -> None:
     assert "the vendor's verifier computes other integers" in check.cause
 
 
+def test_a_tool_that_prints_a_table_is_believed_row_by_row(ask: Any) -> None:
+    check = ask(dumps={}, rows=(("y", ""), ("z", "")))
+    assert check.status is Status.PASSED, check.reason
+    assert "verifier 1.0: y: consistent, z: consistent" in check.measured
+
+    check = ask(dumps={}, rows=(("y", "3 elements, largest difference 0.25"), ("z", "")))
+    assert check.status is Status.FAILED
+    assert check.reason == "verifier 1.0 computes another y: 3 elements, largest difference 0.25"
+    assert "the vendor's verifier computes other" in check.cause, "not a stale hbm"
+
+
 def test_words_of_failure_over_equal_integers_are_kept_and_not_believed(ask: Any) -> None:
     check = ask(said=("verification failed",))
     assert check.status is Status.PASSED

@@ -39,8 +39,8 @@ class Camera(Toy):
         return {"x": values.transpose(2, 0, 1)[None]}
 
     def load(self, rung, artifact):
-        assert json.loads(artifact.read_text())
-        return lambda t: {"y": (t["x"][:, 0] - t["x"][:, 2]).mean((1, 2))[:, None]}
+        green = json.loads(artifact.read_text())["wrong"] / 10
+        return lambda t: {"y": (t["x"][:, 0] + green * t["x"][:, 1] - t["x"][:, 2]).mean((1, 2))[:, None]}
 
     def score(self, predictions, targets):
         if self.score_fails:
@@ -60,20 +60,28 @@ IMAGE = {
 
 
 def export(
-    path: Path, shape: tuple[Any, ...] = (1, 3, 4, 6), name: str = "x", kind: int = TensorProto.FLOAT, quantised: bool = True
+    path: Path,
+    shape: tuple[Any, ...] = (1, 3, 4, 6),
+    name: str = "x",
+    kind: int = TensorProto.FLOAT,
+    quantised: bool = True,
+    colours: tuple[float, ...] = (1, 0, -1),
 ) -> bytes:
-    """An ONNX of an identity, and a quantised constant."""
-    value, result = helper.make_tensor_value_info(name, kind, shape), helper.make_tensor_value_info("y", kind, shape)
-    nodes = [helper.make_node("Identity", [name], ["y"])]
-    constants = []
+    """An ONNX of what Camera computes, red less blue, and a quantised constant."""
+    value, result = helper.make_tensor_value_info(name, kind, shape), helper.make_tensor_value_info("y", kind, (1, 1))
+    nodes = [
+        helper.make_node("Conv", [name, "colours"], ["difference"]),
+        helper.make_node("ReduceMean", ["difference"], ["y"], axes=[2, 3], keepdims=0),
+    ]
+    constants = [helper.make_tensor("colours", TensorProto.FLOAT, [1, 3, 1, 1], colours)]
     if quantised:
         nodes.insert(0, helper.make_node("QuantizeLinear", ["weight", "scale"], ["integers"]))
-        constants = [
+        constants += [
             helper.make_tensor("weight", TensorProto.FLOAT, [2], [0.5, 1.0]),
             helper.make_tensor("scale", TensorProto.FLOAT, [], [0.01]),
         ]
     graph = helper.make_graph(nodes, "toy", [value], [result], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), str(path))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
     return path.read_bytes()
 
 
@@ -182,6 +190,96 @@ def test_the_onnx_takes_the_entrys_inputs(toy_zoo: ToyZoo, camera: Any, changes:
         assert problem.startswith(start)
 
 
+def test_the_onnx_and_the_adapter_call_the_outputs_the_same(toy_zoo: ToyZoo, camera: Any) -> None:
+    model = onnx.load(str(toy_zoo.artifacts / "toy.onnx"))
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "output.1"
+    onnx.save(model, str(toy_zoo.artifacts / "toy.onnx"))
+    problem = only(camera())
+    assert problem.startswith("artifacts.onnx: the adapter's model has no output output.1, as the exported one has; it has y; ")
+    assert "output_names" in problem
+
+
+def test_the_onnx_is_exported_from_the_entrys_checkpoint(toy_zoo: ToyZoo, camera: Any) -> None:
+    path = toy_zoo.artifacts / "toy.onnx"
+    export(path, colours=(1, 0.5, -1))
+    problem = only(camera())
+    assert problem.startswith("artifacts.onnx: was not exported from artifacts.qat: y cosine ")
+    assert "it follows no checkpoint of the entry; export it from qat again" in problem
+    toy_zoo.artifact("calib", 5)
+    assert "; it follows artifacts.calib; " in only(camera())
+    toy_zoo.artifact("qat", 5)
+    assert camera() == []
+
+
+def test_a_float_onnx_is_exported_from_the_float_checkpoint(toy_zoo: ToyZoo, camera: Any) -> None:
+    export(toy_zoo.artifacts / "toy.onnx", quantised=False)
+    toy_zoo.artifact("float", 5)
+    problem = only(camera(targets=[PTQ]))
+    assert problem.startswith("artifacts.onnx: was not exported from artifacts.float: y ")
+    assert "it follows artifacts.qat" in problem
+
+
+def test_an_output_of_another_size_is_of_another_model(toy_zoo: ToyZoo, camera: Any) -> None:
+    model = onnx.load(str(toy_zoo.artifacts / "toy.onnx"))
+    del model.graph.node[-1].attribute[:]
+    model.graph.node[-1].attribute.append(helper.make_attribute("axes", [3]))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for size in (1, 1, 4, 1):
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = size
+    onnx.save(model, str(toy_zoo.artifacts / "toy.onnx"))
+    assert "was not exported from artifacts.qat: y is [4, 1, 4, 1] for [4, 1]" in only(camera())
+
+
+def test_expectations_are_of_outputs_the_model_has(camera: Any) -> None:
+    unknown = {"output": "logit", "statistic": "entropy", "min": 2.5}
+    assert only(camera(expectations=[unknown, {**unknown, "statistic": "max"}])) == "expectations: the model has no output logit; it has y"
+    assert camera(expectations=[{**unknown, "output": "y"}]) == []
+
+
+def changed(toy_zoo: ToyZoo, old: str, new: str) -> None:
+    assert old in CAMERA
+    (toy_zoo.folder / "zoo" / "toy.py").write_text(CAMERA.replace(old, new))
+
+
+def test_samples_are_the_same_every_time(toy_zoo: ToyZoo, camera: Any) -> None:
+    changed(toy_zoo, "default_rng(0)", "default_rng()")
+    assert only(camera()).startswith("adapter.samples: yields other samples when it is asked again")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('{"x": picture}, index', '{"x": picture / 255}, index', "inputs.x: samples are float64 [4, 6, 3], an image is uint8"),
+        ("transpose(2, 0, 1)[None]", "transpose(2, 0, 1)", "inputs.x: preprocess gives [12, 4, 6] for 4 samples"),
+        ("transpose(2, 0, 1)[None]", "transpose(2, 0, 1)[None, :2]", "inputs.x: preprocess gives float32 [1, 2, 4, 6]"),
+    ],
+)
+def test_a_wrong_input_is_not_called_a_wrong_checkpoint_or_onnx(toy_zoo: ToyZoo, camera: Any, old: str, new: str, said: str) -> None:
+    changed(toy_zoo, old, new)
+    assert only(camera()).startswith(said)
+
+
+def test_a_load_that_fails_is_the_adapters_and_no_reason_to_make_the_checkpoint_anew(toy_zoo: ToyZoo, camera: Any) -> None:
+    changed(toy_zoo, 'lambda t: {"y": ', 'lambda t: {"y": t["z"] + ')
+    problems = camera()
+    assert [problem.split(":")[0] for problem in problems] == ["artifacts.float", "artifacts.calib", "artifacts.qat"]
+    assert all("the adapter cannot load and run" in problem and "KeyError" in problem and "anew" not in problem for problem in problems)
+
+
+def test_the_samples_are_enough_to_prove_anything(toy_zoo: ToyZoo, camera: Any) -> None:
+    problem = only(camera(samples={"evaluation": 3, "probe": 4}))
+    assert problem.startswith("samples.evaluation: 3 is less than samples.probe 4")
+    adapter = toy_zoo.folder / "zoo" / "toy.py"
+    adapter.write_text(CAMERA.replace("for index in range(10):\n            picture", "for index in range(2):\n            picture"))
+    assert only(camera()).startswith("adapter.samples: yields 2 of the split `evaluation`, int.fidelity and hbm.bit_exact compare 4")
+    assert camera(samples={"probe": 2}) == []
+
+
+def test_the_data_the_adapter_reads_is_there(toy_zoo: ToyZoo, camera: Any) -> None:
+    problem = only(camera(data=["toy", "pictures/val"]))
+    assert problem.startswith(f"data: {toy_zoo.artifacts.parent / 'pictures/val'} does not exist")
+
+
 @pytest.mark.parametrize("rung", ["float", "calib", "qat"])
 def test_a_checkpoint_that_cannot_be_loaded_is_named(toy_zoo: ToyZoo, camera: Any, rung: str) -> None:
     (toy_zoo.artifacts / f"{rung}.json").write_text('{"wro')
@@ -200,7 +298,7 @@ def test_a_broken_environment_is_called_that_and_nothing_else(toy_zoo: ToyZoo, c
 
 def test_a_checkpoint_that_kills_its_process_is_not_called_damaged(toy_zoo: ToyZoo, camera: Any) -> None:
     text = (toy_zoo.folder / "zoo" / "toy.py").read_text()
-    dying = text.replace("assert json.loads(artifact.read_text())", "import os; rung == 'qat' and os._exit(9)")
+    dying = text.replace("green = json", "import os; rung == 'qat' and os._exit(9)\n        green = json")
     assert dying != text
     (toy_zoo.folder / "zoo" / "toy.py").write_text(dying)
     problem = only(camera())
