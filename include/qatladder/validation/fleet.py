@@ -168,7 +168,7 @@ def preflight(board: Board, spec: BoardSpec, march: str, store: Store, settings:
         BrokenError: kinds `unfit_board`, `board_busy`, `golden_mismatch`, `nondeterministic`, `fleet`, or those of the session and the tool.
     """
     fleet = load_fleet(settings.fleet)
-    found = _look(board, march, store, log)
+    found = _look(board, march, store, log, BUSY_WAIT_S)
     age = board_state(store, spec.name, fleet.quarantine_after).golden_age(_now())
     if age is not None and 0 <= age < GOLDEN_EVERY_S:
         log(f"the golden model passed {age:.0f} s ago")
@@ -177,7 +177,7 @@ def preflight(board: Board, spec: BoardSpec, march: str, store: Store, settings:
     return found
 
 
-def _look(board: Board, march: str, store: Store, log: Log, patience: float = BUSY_WAIT_S) -> Health:
+def _look(board: Board, march: str, store: Store, log: Log, patience: float) -> Health:
     """The board's health, noted and judged."""
     deadline = time.monotonic() + patience
     try:
