@@ -1,10 +1,10 @@
 """The last accepted result of every ladder: what tonight is held against.
 
-    baselines/<model>/<version>@<target>.json
+    baselines/<model>/<version>@<target>.json            the newest night on which it shipped and nothing had become worse: nobody's doing
+    baselines/<model>/accepted/<version>@<target>.json   what somebody accepted: who, when and why; it stays until the next is accepted
 
-Without anybody's doing it is the newest night on which the ladder shipped and nothing in it had become worse. Somebody may accept
-another night (`promote`): such a baseline stays until somebody accepts the next one, and says who, when and why. A version that has none
-yet is held against the highest version below it, else the highest, of its model on the same target.
+Nights write the one and people the other, which counts where it is: a sweep that ends while somebody accepts a result takes nothing back. A
+version that has none yet is held against the highest version below it, else the highest, of its model on the same target.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def baseline_of(store: Store, model: str, version: str, target: str, run_id: str
     Args:
         run_id: the run that asks; it is never held against itself, also when it asks a second time.
     """
-    own = _read(store, _key(model, version, target))
+    own = _own(store, model, version, target)
     while own is not None and own.run_id == run_id:
         anchor = {} if own.anchor.get("run_id") == (own.before[0]["run_id"] if own.before else "") else own.anchor
         own = Baseline(model, version, target, **own.before[0], before=own.before[1:], anchor=anchor) if own.before else None
@@ -90,21 +90,23 @@ def _natural(version: str) -> list[tuple[int, int, str]]:
 def baselines(store: Store, model: str | None = None) -> Iterator[Baseline]:
     """All of a model, or of all."""
     prefix = f"{FOLDER}/{safe_name(model)}/" if model else f"{FOLDER}/"
-    for key in sorted(store.keys(prefix)):
-        found = _read(store, key)
+    keys = set(store.keys(prefix))
+    for key in sorted(keys):
+        found = None if "{}/accepted/{}".format(*key.rsplit("/", 1)) in keys else _read(store, key)
         if found is not None:
             yield found
 
 
 def advance(store: Store, model: str, version: str, target: str, run_id: str, time: str) -> bool:
     """Make a good night the baseline, unless somebody accepted one, or a later night is it already."""
-    known = _read(store, _key(model, version, target))
+    known = _own(store, model, version, target)
     if known is not None and (known.approved or known.time > time):
         return False
     if known is None or known.run_id != run_id:
         held = baseline_of(store, model, version, target, run_id)
         anchor = {} if held is None else held.anchor or {"version": held.version, "run_id": held.run_id, "time": held.time}
-        _write(store, Baseline(model, version, target, run_id, time, before=(_short(known),) if known else (), anchor=anchor))
+        found = Baseline(model, version, target, run_id, time, before=(_short(known),) if known else (), anchor=anchor)
+        _write(store, _key(model, version, target), found)
     return True
 
 
@@ -202,11 +204,12 @@ def proposal(store: Store, history: History, model: str, target: str | None, ver
 
 def _promoted(store: Store, ladder: Mapping[str, Any], run_id: str, by: str, why: str, now: str) -> Baseline:
     model, version, target = ladder["model"], ladder["version"], ladder["target"]
-    known = _read(store, _key(model, version, target))
+    known = _own(store, model, version, target)
     before = (_short(known), *known.before)[:REMEMBERED] if known is not None else ()
     started = _report(store, run_id)["run"]["started"]
     found = Baseline(model, version, target, run_id, started, by, why, now, before)
-    _write(store, found)
+    _write(store, _key(model, version, target, accepted=True), found)
+    store.delete_key(_key(model, version, target))  # for order's sake: it does not count any more
     return found
 
 
@@ -225,8 +228,12 @@ def _report(store: Store, run_id: str) -> dict[str, Any]:
     return report
 
 
-def _key(model: str, version: str, target: str) -> str:
-    return f"{FOLDER}/{safe_name(model)}/{safe_name(f'{version}@{target}')}.json"
+def _key(model: str, version: str, target: str, accepted: bool = False) -> str:
+    return f"{FOLDER}/{safe_name(model)}/{'accepted/' if accepted else ''}{safe_name(f'{version}@{target}')}.json"
+
+
+def _own(store: Store, model: str, version: str, target: str) -> Baseline | None:
+    return _read(store, _key(model, version, target, accepted=True)) or _read(store, _key(model, version, target))
 
 
 def _read(store: Store, key: str) -> Baseline | None:
@@ -245,5 +252,5 @@ def _read(store: Store, key: str) -> Baseline | None:
         ) from error
 
 
-def _write(store: Store, baseline: Baseline) -> None:
-    store.write_bytes(_key(baseline.model, baseline.version, baseline.target), json.dumps(asdict(baseline), indent=1).encode())
+def _write(store: Store, key: str, baseline: Baseline) -> None:
+    store.write_bytes(key, json.dumps(asdict(baseline), indent=1).encode())

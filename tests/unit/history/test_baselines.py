@@ -68,6 +68,37 @@ def test_an_accepted_baseline_stays_and_says_who_when_and_why(store: Store) -> N
     assert len(list(baselines(store))) == 2
 
 
+def test_what_somebody_accepts_while_a_sweep_ends_is_not_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep has looked, and writes after the person has."""
+    advance(store, "m", "1", "x5", "1", "2026-11-01")
+    run(store, "2")
+    write = store.write_bytes
+
+    def overtaken(key: str, data: bytes) -> None:
+        monkeypatch.setattr(store, "write_bytes", write)
+        promote(store, "2", "m", "x5", None, "ann", "stricter labels")
+        write(key, data)
+
+    monkeypatch.setattr(store, "write_bytes", overtaken)
+    assert advance(store, "m", "1", "x5", "3", "2026-11-03")
+    known = baseline_of(store, "m", "1", "x5")
+    assert known is not None
+    assert (known.run_id, known.by) == ("2", "ann")
+    assert [item.run_id for item in baselines(store)] == ["2"]
+    assert not advance(store, "m", "1", "x5", "4", "2026-11-04")
+
+
+def test_what_was_accepted_before_people_had_a_file_of_their_own_stays(store: Store) -> None:
+    old = {"model": "m", "version": "1", "target": "x5", "run_id": "1", "time": "2026-11-01", "by": "ann", "why": "because"}
+    store.write_bytes("baselines/m/1@x5.json", json.dumps(old).encode())
+    assert not advance(store, "m", "1", "x5", "2", "2026-11-02")
+    run(store, "3")
+    promote(store, "3", "m", "x5", None, "bob", "again")
+    known = baseline_of(store, "m", "1", "x5")
+    assert known is not None
+    assert (known.run_id, [item["by"] for item in known.before]) == ("3", ["ann"])
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
