@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -25,12 +26,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from qatladder.airflow.client import AirflowClient, ApiError
 from qatladder.airflow.environment import (
@@ -299,6 +301,26 @@ def conclude(settings: Settings, run_id: str, state: str, broken: list[str]) -> 
     return 0
 
 
+_HELD: dict[int, IO[str]] = {}
+
+
+def _hold(port: int) -> None:
+    """Keep a port of this user's until this process ends: it is bound seconds later, and another may start in the same moment.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    if port in _HELD:
+        return
+    lock = (Path(tempfile.gettempdir()) / f"qatladder-{os.getuid()}-port-{port}.lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise
+    _HELD[port] = lock
+
+
 def free_port(settings: Settings, fixed: bool) -> int:
     """The API server's port: QATLADDER_UI_PORT, else 8080, else (unless `fixed`) any free one.
 
@@ -313,6 +335,7 @@ def free_port(settings: Settings, fixed: bool) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
+            _hold(port)
         except OSError as error:
             if asked or fixed:
                 raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from http.client import IncompleteRead
@@ -48,6 +49,28 @@ def test_a_sweep_takes_another_port_when_the_default_is_busy_but_a_ui_does_not(h
         probe.bind(("127.0.0.1", port))
     with pytest.raises(ConfigError, match="in use"):
         services.free_port(load_settings(), fixed=True)
+
+
+def test_two_that_start_in_the_same_moment_take_two_ports(home, monkeypatch):
+    """Neither has bound it yet when the other looks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = f"""
+from qatladder.airflow import services
+from qatladder.settings import load_settings
+services.DEFAULT_PORT = {port}
+print(services.free_port(load_settings(), fixed=False), flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert int(other.stdout.readline()) == port
+        monkeypatch.setattr(services, "DEFAULT_PORT", port)
+        assert services.free_port(load_settings(), fixed=False) != port
+        with pytest.raises(ConfigError, match="in use"):
+            services.free_port(load_settings(), fixed=True)
+        other.communicate("\n", timeout=20)
+    assert services.free_port(load_settings(), fixed=True) == port, "its end frees it"
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
